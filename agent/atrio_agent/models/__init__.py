@@ -1,0 +1,1 @@
+"""Models: where text and tool calls come from. One module per provider."""

@@ -1,0 +1,1 @@
+"""Where sessions, runs and messages are kept. Two twins: `memory` and `sqlite`."""

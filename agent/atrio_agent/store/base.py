@@ -1,0 +1,249 @@
+"""What the agent asks of a store, and nothing of how it is kept.
+
+Writing is split in two. `Store.write_soon` is synchronous: it puts operations
+into the order in which they will be committed and returns a `Commit`. Any
+number of tasks may wait for that commit, and any of them may be cancelled: the
+write happens all the same, because the store's own writer task does it.
+
+Operations given in one call are atomic: all of them or none. Calls are
+committed in the order in which they were made. Reading sees what is committed.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import trio
+
+from atrio_protocol.struct import UNSET, UnsetType
+from atrio_protocol.things import Message, Run, Usage
+
+__all__ = [
+    "AcceptRun",
+    "AppendText",
+    "Commit",
+    "CompleteRun",
+    "DeleteSessions",
+    "Loaded",
+    "MessagePage",
+    "Op",
+    "PutMessage",
+    "PutRun",
+    "PutSession",
+    "RunIdTaken",
+    "RunKey",
+    "RunPage",
+    "SessionPage",
+    "SessionRow",
+    "Store",
+    "StoreFailed",
+]
+
+
+class StoreFailed(Exception):
+    """A write or read did not happen: disk full, I/O error, database damaged, given up at its deadline."""
+
+
+class RunIdTaken(StoreFailed):
+    """The run id of an `AcceptRun` belongs to another session. None of the call's operations happened."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A value on its way into or out of the store."""
+
+
+class SessionRow(Row, kw_only=True):
+    """A session as it is stored. ``title_is_final``: a person or the model chose it."""
+
+    session_id: str
+    parent_session_id: str | None = None
+    root_session_id: str | None = None
+    title: str
+    title_is_final: bool = False
+    model: str | None = None
+    message_count: int
+    usage: Usage
+    rev: int
+    created_at: str
+    updated_at: str
+
+
+class RunKey(Row, kw_only=True):
+    """What must be known of every run of a loaded session, to recognise a repeat."""
+
+    run_id: str
+    accept_seq: int
+    digest: str
+
+
+class PutSession(Row, kw_only=True):
+    """Insert or replace a session. Ignored if the session was deleted before."""
+
+    row: SessionRow
+
+
+class AcceptRun(Row, kw_only=True):
+    """Insert a run. ``digest`` identifies its prompt; ``client_made`` ids are unique in the state directory."""
+
+    run: Run
+    digest: str
+    client_made: bool
+
+
+class PutRun(Row, kw_only=True):
+    """Replace a run that is not completed."""
+
+    run: Run
+
+
+class CompleteRun(Row, kw_only=True):
+    """Set a run to completed, where it is not. Fails the whole call if it already is, or is gone."""
+
+    run: Run
+
+
+class PutMessage(Row, kw_only=True):
+    """Insert or replace a whole message; text appended to it before is void. ``final``: make it searchable."""
+
+    message: Message
+    final: bool = False
+
+
+class AppendText(Row, kw_only=True):
+    """Text that a message grew by since it was last put. ``field`` is what a delta of this part appends to."""
+
+    message_id: str
+    session_id: str
+    part: int
+    field: str  # "text", "inputText" or "output"
+    text: str
+
+
+class DeleteSessions(Row, kw_only=True):
+    """Delete sessions with all that is theirs, and free their run ids."""
+
+    session_ids: tuple[str, ...]
+
+
+Op = PutSession | AcceptRun | PutRun | CompleteRun | PutMessage | AppendText | DeleteSessions
+
+
+class Commit:
+    """The fate of one `Store.write_soon`."""
+
+    __slots__ = ("_done", "error")
+
+    def __init__(self) -> None:
+        self._done = trio.Event()
+        self.error: StoreFailed | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is decided, either way."""
+        return self._done.is_set()
+
+    def settle(self, error: StoreFailed | None = None) -> None:
+        """Called once, by whoever commits."""
+        self.error = error
+        self._done.set()
+
+    async def wait(self) -> None:
+        """Wait until it is durable.
+
+        Raises:
+            StoreFailed: It did not happen, and nothing of it is stored.
+        """
+        await self._done.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Loaded(Row, kw_only=True):
+    """All that a session needs in memory to go on."""
+
+    row: SessionRow
+    runs: tuple[RunKey, ...]
+    last_order: int
+    last_accept_seq: int
+
+
+class SessionPage(Row, kw_only=True):
+    sessions: tuple[SessionRow, ...]
+    next_cursor: str | UnsetType = UNSET
+
+
+class MessagePage(Row, kw_only=True):
+    """Messages, oldest first. ``more``: there are older ones."""
+
+    messages: tuple[Message, ...]
+    more: bool
+
+
+class RunPage(Row, kw_only=True):
+    """Runs, newest first. ``more``: there are older ones."""
+
+    runs: tuple[Run, ...]
+    more: bool
+
+
+class Store(Protocol):
+    """One workspace's store. Every query may raise `StoreFailed`."""
+
+    def write_soon(self, *ops: Op) -> Commit:
+        """Put these operations into the order of commits. Committed as soon as the writer gets to it.
+
+        After the store was closed, the commit fails with `StoreFailed`.
+        """
+        ...
+
+    def write_later(self, *ops: Op) -> None:
+        """As `write_soon`, but nobody waits and the writer may take up to 50 ms to collect more.
+
+        Meant for text that still grows. If it cannot be written, it is kept and
+        tried again with the next write, in order.
+        """
+        ...
+
+    async def load(self, session_id: str) -> Loaded | None:
+        """A session with what is needed to go on, or None if there is none."""
+        ...
+
+    async def sessions(
+        self, *, query: str | None, limit: int, cursor: str | None, children: bool
+    ) -> SessionPage:
+        """Sessions, newest updated first; ``query`` is searched in titles and messages.
+
+        ``children`` includes sessions that have a parent. A cursor that is not
+        one of ours is a `ValueError`.
+        """
+        ...
+
+    async def messages(self, session_id: str, *, before: int | None, limit: int, max_bytes: int) -> MessagePage:
+        """The newest messages with an order below ``before``, at most ``limit`` and ``max_bytes`` encoded.
+
+        At least one, if there is one. Never begins with a tool message: it
+        reaches back to that message's assistant message, over the limits if need be.
+        Large images are left out.
+        """
+        ...
+
+    async def message(self, message_id: str) -> Message | None:
+        """One message, whole."""
+        ...
+
+    async def history(self, session_id: str) -> tuple[Message, ...]:
+        """The messages that a model is to know: from the newest summary on, whole,
+        without those of runs that ended before they started. Oldest first."""
+        ...
+
+    async def run(self, run_id: str) -> Run | None:
+        """One run, with its whole prompt if it is not completed."""
+        ...
+
+    async def runs(self, session_id: str, *, before: int | None, limit: int) -> RunPage:
+        """Runs with an accept number below ``before``, newest first, without their whole prompts."""
+        ...
+
+    async def descendants(self, session_id: str) -> Sequence[str]:
+        """The ids of the sessions below this one, however deep."""
+        ...

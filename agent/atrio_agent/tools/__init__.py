@@ -1,0 +1,1 @@
+"""Tools: what the model may do in the workspace. One module per group, each with its `.md` texts."""

@@ -1,0 +1,85 @@
+"""What a tool is to the loop.
+
+A tool takes its validated input and the place it works in, and returns what the
+model gets to read. It never raises for something the model can do better next
+time: that is a `ToolFailed`, whose sentence goes to the model as an error
+result. Anything else a tool raises is a bug and is reported as one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from atrio_protocol.content import ContentBlock, TextBlock
+from atrio_protocol.parts import Diff, Location, ToolKind
+
+__all__ = ["Place", "Tool", "ToolFailed", "ToolInput", "ToolOutcome", "text_outcome"]
+
+
+class ToolFailed(Exception):
+    """The call cannot be done as asked. The message tells the model why and what to do instead."""
+
+
+class ToolInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A tool's parameters. The schema that the model sees is made from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where and for whom a tool works.
+
+    ``root`` is the workspace's resolved directory. ``allowed`` are further
+    directories that were permitted. ``output`` takes live output (text) and
+    never blocks.
+    """
+
+    root: Path
+    session_id: str
+    run_id: str
+    tool_call_id: str
+    allowed: tuple[Path, ...] = ()
+    output: Callable[[str], None] = field(default=lambda _text: None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolOutcome:
+    """What a tool gives back. ``truncated``: more was there than is said."""
+
+    content: tuple[ContentBlock, ...]
+    is_error: bool = False
+    diffs: tuple[Diff, ...] = ()
+    exit_code: int | None = None
+    truncated: bool = False
+
+
+def text_outcome(text: str, *, truncated: bool = False) -> ToolOutcome:
+    """The usual outcome: one text."""
+    return ToolOutcome(content=(TextBlock(text=text),), truncated=truncated)
+
+
+class Tool(Protocol):
+    """One tool. ``input_type`` validates what the model sends."""
+
+    name: str
+    kind: ToolKind
+    description: str
+    input_type: type[ToolInput]
+
+    def title(self, given: Any) -> str:
+        """A line for people: what this call does."""
+        ...
+
+    def locations(self, given: Any, place: Place) -> tuple[Location, ...]:
+        """The places this call looks at, as far as its input says; outside ones too."""
+        ...
+
+    async def run(self, given: Any, place: Place) -> ToolOutcome:
+        """Do it.
+
+        Raises:
+            ToolFailed: It cannot be done as asked; nothing was changed.
+        """
+        ...

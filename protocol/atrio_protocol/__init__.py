@@ -1,0 +1,1 @@
+"""The Atrio wire protocol as data: no I/O, no clock, no logging."""

@@ -1,0 +1,24 @@
+"""The base of every type on the wire.
+
+Frozen, keyword-only, camelCase outside and snake_case inside. A field that is
+`UNSET` is absent from the JSON; ``None`` is written as ``null``. Unknown
+properties are ignored when decoding, as the contract asks.
+"""
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+__all__ = ["UNSET", "UnsetType", "WireStruct", "given"]
+
+T = TypeVar("T")
+
+
+class WireStruct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Something that crosses the wire."""
+
+
+def given(value: T | UnsetType | None, default: T) -> T:
+    """Return ``value``, or ``default`` where it is absent or null."""
+    return default if value is UNSET or value is None else value

@@ -1,0 +1,16 @@
+"""Who did something: the author of a prompt, a cancel, an answer."""
+
+from atrio_protocol.struct import WireStruct
+
+__all__ = ["SERVER", "Author"]
+
+
+class Author(WireStruct, kw_only=True):
+    """One client process over all its reconnects, and the name people see."""
+
+    client_id: str
+    name: str
+
+
+SERVER = Author(client_id="00000000-0000-0000-0000-000000000000", name="atrio")
+"""The author of what the server does by itself."""
