@@ -5,7 +5,7 @@ Frozen, keyword-only, camelCase outside and snake_case inside. A field that is
 properties are ignored when decoding, as the contract asks.
 """
 
-from typing import TypeVar
+from typing import TypeVar, dataclass_transform
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -15,6 +15,8 @@ __all__ = ["UNSET", "UnsetType", "WireStruct", "given"]
 T = TypeVar("T")
 
 
+# msgspec hands `frozen` down to subclasses; type checkers have to be told.
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class WireStruct(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Something that crosses the wire."""
 

@@ -11,7 +11,7 @@ generator with a nursery inside would end the process.
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, dataclass_transform
 
 import msgspec
 
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Data(msgspec.Struct, frozen=True, rename="camel"):
     """A plain value; also readable as JSON by test hooks."""
 

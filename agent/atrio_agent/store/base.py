@@ -10,7 +10,7 @@ committed in the order in which they were made. Reading sees what is committed.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, dataclass_transform
 
 import msgspec
 import trio
@@ -48,6 +48,7 @@ class RunIdTaken(StoreFailed):
     """The run id of an `AcceptRun` belongs to another session. None of the call's operations happened."""
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A value on its way into or out of the store."""
 

@@ -9,7 +9,7 @@ result. Anything else a tool raises is a bug and is reported as one.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, dataclass_transform
 
 import msgspec
 
@@ -23,6 +23,7 @@ class ToolFailed(Exception):
     """The call cannot be done as asked. The message tells the model why and what to do instead."""
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class ToolInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """A tool's parameters. The schema that the model sees is made from it."""
 
