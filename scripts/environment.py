@@ -28,6 +28,7 @@ RUNTIME_LOCK = "requirements.txt"
 DEV_LOCK = "requirements-dev.txt"
 
 UNREACHABLE = ("connection broken", "Could not fetch URL", "Temporary failure", "ConnectTimeout", "NewConnectionError")
+PIP_CHATTER = ("Collecting ", "Ignoring ", "Looking in ", "WARNING: Retrying ", " ")
 # What would send the packages elsewhere, or bring in others.
 FOREIGN = ("PIP_PREFIX", "PIP_TARGET", "PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PYTHONHOME", "PYTHONPATH")
 
@@ -141,13 +142,11 @@ def _install(lock: str, say: Callable[[str], None], turn: int) -> None:
             elif line.startswith("Installing collected packages"):
                 say(f"all {fetched} packages fetched; unpacking")
     if pip.returncode != 0:
-        for line in [line for line in lines if not line.startswith(("Collecting ", "  "))][-8:]:
+        for line in [line for line in lines if not line.startswith(PIP_CHATTER)][-8:]:
             say(f"pip: {line}")
         if any(sign in line for line in lines for sign in UNREACHABLE):
-            raise InstallFailed(
-                "the package registry could not be reached. Is there a network? The next start tries again."
-            )
-        raise InstallFailed("the packages could not be installed. The next start begins anew.")
+            raise InstallFailed("the package registry could not be reached. Once there is a network, start again.")
+        raise InstallFailed("the packages could not be installed.")
 
 
 if __name__ == "__main__":
