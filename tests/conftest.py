@@ -1,0 +1,35 @@
+"""What holds for every test: it is told what the developer's own settings are not.
+
+Tests read no configuration, key or state of whoever runs them, and write
+nothing outside pytest's temporary directories. How long one may take is set in
+pyproject.toml (`faulthandler_timeout`); every wait inside a test is bounded by
+the test itself, far below that.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+FOREIGN_PREFIXES = ("ATRIO_", "ANTHROPIC_", "OPENAI_", "OPENROUTER_", "OLLAMA_")
+
+settings.register_profile(
+    "atrio",
+    deadline=None,  # what a machine is doing besides must not decide
+    print_blob=True,
+    # An example that uses the test clock goes on where the last one stopped; no test here minds.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("atrio")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget the developer's keys and move their directories, for this process and all that it starts."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
+        del os.environ[name]
+    home = tempfile.TemporaryDirectory(prefix="atrio-tests-")
+    config.add_cleanup(home.cleanup)
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        os.environ[name] = str(Path(home.name) / name.lower())
