@@ -31,12 +31,16 @@ __all__ = [
     "PutRun",
     "PutSession",
     "RunIdTaken",
+    "RunIndex",
     "RunKey",
+    "RunNotOpen",
     "RunPage",
     "SessionPage",
     "SessionRow",
     "Store",
     "StoreFailed",
+    "WorkspaceRow",
+    "WriteRefused",
 ]
 
 
@@ -44,8 +48,16 @@ class StoreFailed(Exception):
     """A write or read did not happen: disk full, I/O error, database damaged, given up at its deadline."""
 
 
-class RunIdTaken(StoreFailed):
-    """The run id of an `AcceptRun` belongs to another session. None of the call's operations happened."""
+class WriteRefused(StoreFailed):
+    """This call can never be stored as it is: trying it again is useless. None of its operations happened."""
+
+
+class RunIdTaken(WriteRefused):
+    """The run id of an `AcceptRun` is in use, as a rule by another session. None of the call's operations happened."""
+
+
+class RunNotOpen(WriteRefused):
+    """The run of a `CompleteRun` is completed already, or gone. None of the call's operations happened."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -84,7 +96,10 @@ class PutSession(Row, kw_only=True):
 
 
 class AcceptRun(Row, kw_only=True):
-    """Insert a run. ``digest`` identifies its prompt; ``client_made`` ids are unique in the state directory."""
+    """Insert a run. ``digest`` identifies its prompt; ``client_made`` ids are unique in the state directory.
+
+    Its session must be there: else the call is refused.
+    """
 
     run: Run
     digest: str
@@ -92,26 +107,32 @@ class AcceptRun(Row, kw_only=True):
 
 
 class PutRun(Row, kw_only=True):
-    """Replace a run that is not completed."""
+    """Replace a run. Ignored if it is completed or gone. A run without its ``prompt`` keeps the stored one."""
 
     run: Run
 
 
 class CompleteRun(Row, kw_only=True):
-    """Set a run to completed, where it is not. Fails the whole call if it already is, or is gone."""
+    """Set a run to completed, where it is not. Fails the whole call (`RunNotOpen`) if it already is, or is gone."""
 
     run: Run
 
 
 class PutMessage(Row, kw_only=True):
-    """Insert or replace a whole message; text appended to it before is void. ``final``: make it searchable."""
+    """Insert or replace a whole message; text appended to it before is void. ``final``: make it searchable.
+
+    Ignored if its session is not there (deleted, or never put).
+    """
 
     message: Message
     final: bool = False
 
 
 class AppendText(Row, kw_only=True):
-    """Text that a message grew by since it was last put. ``field`` is what a delta of this part appends to."""
+    """Text that a message grew by since it was last put. ``field`` is what a delta of this part appends to.
+
+    Ignored if the message is not there.
+    """
 
     message_id: str
     session_id: str
@@ -187,6 +208,46 @@ class RunPage(Row, kw_only=True):
     more: bool
 
 
+class WorkspaceRow(Row, kw_only=True):
+    """A workspace that the state directory knows. ``directory`` holds its database."""
+
+    workspace_id: str
+    path: str
+    directory: str
+    created_at: str
+
+
+class RunIndex(Protocol):
+    """What a state directory knows of all its workspaces: where they are, and whose a client-made run id is.
+
+    Every method may raise `StoreFailed`.
+    """
+
+    async def register_workspace(self, workspace_id: str, path: str, directory: str) -> WorkspaceRow:
+        """Make a workspace known before its store is opened; one that is known keeps its ``created_at``.
+
+        ``directory`` is absolute, or relative to the state directory.
+        """
+        ...
+
+    async def workspace_path(self, workspace_id: str) -> str | None:
+        """The directory that a workspace works in, or None if no such workspace is known."""
+        ...
+
+    async def workspaces(self) -> Sequence[WorkspaceRow]:
+        """Every known workspace, the oldest first."""
+        ...
+
+    async def find_run(self, run_id: str) -> tuple[str, str] | None:
+        """The workspace and session that a client-made run id was claimed for.
+
+        A claim may have come to nothing, so only the workspace's store says
+        whether there is such a run. Ask here first: a client's id may look
+        like one of ours.
+        """
+        ...
+
+
 class Store(Protocol):
     """One workspace's store. Every query may raise `StoreFailed`."""
 
@@ -205,13 +266,23 @@ class Store(Protocol):
         """
         ...
 
-    async def load(self, session_id: str) -> Loaded | None:
-        """A session with what is needed to go on, or None if there is none."""
+    def set_close_deadline(self, at: float) -> None:
+        """Say by when (Trio's clock) closing must be over; six seconds after its beginning if never called.
+
+        What is not written by then fails with `StoreFailed`, and the database
+        is left as it is, for the next opening to recover.
+        """
         ...
 
-    async def sessions(
-        self, *, query: str | None, limit: int, cursor: str | None, children: bool
-    ) -> SessionPage:
+    async def load(self, session_id: str) -> Loaded | None:
+        """A session with what is needed to go on, or None if there is none.
+
+        Its ``rev`` is above every one that was given out before the store was
+        opened, also those that were never stored.
+        """
+        ...
+
+    async def sessions(self, *, query: str | None, limit: int, cursor: str | None, children: bool) -> SessionPage:
         """Sessions, newest updated first; ``query`` is searched in titles and messages.
 
         ``children`` includes sessions that have a parent. A cursor that is not
