@@ -1,0 +1,58 @@
+"""The documents are whole: everything that has a name has a heading, and what they tell to type is what CI types.
+
+A heading counts wherever it stands in its document and whatever else it says,
+as long as it holds the name in backticks: ``### `session/prompt` ``.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from atrio_protocol.errors import ERRORS
+from atrio_protocol.events import EVENT_TYPES
+from atrio_protocol.methods import METHODS
+
+ROOT = Path(__file__).parent.parent
+INSTALL = 'scripts/atrio run "map this project"'
+
+
+def headings(document: str) -> set[str]:
+    """The names in backticks of all headings."""
+    lines = (ROOT / "docs" / document).read_text().splitlines()
+    return {name for line in lines if line.startswith("#") for name in re.findall(r"`([^`]+)`", line)}
+
+
+def typed(document: Path) -> list[str]:
+    """The lines of all `sh` blocks of a document, in order."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
+
+
+def test_every_method_has_its_heading() -> None:
+    assert set(METHODS) - headings("protocol.md") == set()
+
+
+def test_every_event_has_its_heading() -> None:
+    assert set(EVENT_TYPES) - headings("protocol.md") == set()
+
+
+def test_every_kind_of_error_has_its_heading() -> None:
+    assert set(ERRORS) - headings("protocol.md") == set()
+
+
+def test_the_two_commands_come_first_in_the_readme() -> None:
+    assert typed(ROOT / "README.md")[:2] == [INSTALL, "scripts/test"]
+
+
+def test_ci_runs_every_command_of_the_readme() -> None:
+    ci = (ROOT / ".ci/run").read_text()
+    assert [line for line in typed(ROOT / "README.md") if line not in ci] == []
+
+
+@pytest.mark.parametrize(
+    "document", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name
+)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
