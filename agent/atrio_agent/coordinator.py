@@ -1,0 +1,300 @@
+"""All sessions of one workspace: loaded when somebody needs them, kept while they live.
+
+The coordinator owns a task per loaded session. Loading, making and deleting a
+session are its errands, so the death of the request that asked changes nothing.
+
+It ends in steps that the workspace walks through: `close` refuses and cancels,
+`quiesce` waits until every run has its terminal (or the deadline passes), and
+only then is its nursery cancelled.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from atrio_agent.clock import now
+from atrio_agent.gates import Gates
+from atrio_agent.ground import Ground
+from atrio_agent.lifetime import Deadlines, Errands
+from atrio_agent.models.choose import Models
+from atrio_agent.profile import session_view
+from atrio_agent.session import Session
+from atrio_agent.store.base import DeleteSessions, Loaded, PutSession, SessionRow, Store, StoreFailed
+from atrio_agent.streams import Rings, Stream
+from atrio_agent.titles import NEW_SESSION
+from atrio_agent.tools.registry import Tools
+from atrio_protocol.errors import SessionNotFound, StorageUnavailable, WorkspaceClosing
+from atrio_protocol.events import SessionCreated, SessionDeleted
+from atrio_protocol.ids import new_id
+
+from atrio_protocol.things import Session as SessionView
+from atrio_protocol.things import Usage
+
+__all__ = ["Coordinator", "open_coordinator"]
+
+UNLOAD_AFTER_S: Final = 600.0
+"""Seconds that a session stays in memory with nothing to do and nobody who reads it."""
+
+log = structlog.get_logger("atrio.coordinator")
+
+
+@dataclass(slots=True)
+class _Held:
+    """A loaded session and the scope of its task."""
+
+    session: Session
+    scope: trio.CancelScope
+    idle_since: float
+
+
+class Coordinator:
+    """The sessions of one workspace. Made by `open_coordinator`."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self._held: dict[str, _Held] = {}
+        self._loading: dict[str, trio.Event] = {}
+        self._deleted: set[str] = set()
+        self.closing = False
+
+    # Sessions, by id.
+
+    def loaded(self, session_id: str) -> Session | None:
+        """The session, if it is in memory."""
+        held = self._held.get(session_id)
+        if held is not None:
+            held.idle_since = trio.current_time()
+            return held.session
+        return None
+
+    def sessions(self) -> list[Session]:
+        """All sessions in memory."""
+        return [held.session for held in self._held.values()]
+
+    async def session(self, session_id: str) -> Session:
+        """Find a session, loading it if need be.
+
+        Raises:
+            SessionNotFound: There is none, or it is being deleted.
+            StorageUnavailable: It could not be read.
+        """
+        found = self.loaded(session_id)
+        if found is not None:
+            return found
+        return await self.ground.errands.do(lambda: self._load(session_id), name="load session")
+
+    async def new_session(self, *, title: str | None, model: str | None) -> Session:
+        """Make a session. It is stored when this returns.
+
+        Raises:
+            WorkspaceClosing: The workspace takes no new work.
+            StorageUnavailable: It could not be stored; there is no new session.
+        """
+        if self.closing:
+            raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
+        at = now()
+        row = SessionRow(
+            session_id=new_id(self.ground.workspace_id, "s"),
+            title=title or NEW_SESSION,
+            title_is_final=title is not None,
+            model=model,
+            message_count=0,
+            usage=Usage(),
+            rev=1,
+            created_at=at,
+            updated_at=at,
+        )
+        return await self.ground.errands.do(lambda: self._make(row), name="new session")
+
+    async def delete(self, session_id: str) -> None:
+        """Cancel a session's runs and its children's, wait for their ends, and delete the rows.
+
+        Raises:
+            SessionNotFound: There is none.
+            StorageUnavailable: The rows are still there, and so is the session.
+        """
+        session = await self.session(session_id)
+        await self.ground.errands.do(lambda: self._delete(session), name="delete session")
+
+    def view_of(self, row: SessionRow) -> SessionView:
+        """A session of a list: from memory where it is loaded, else as stored."""
+        held = self._held.get(row.session_id)
+        if held is not None:
+            return held.session.profile.view()
+        return session_view(
+            row, self.ground.workspace_id, state="idle", queued=0, viewers=self.ground.viewers(row.session_id)
+        )
+
+    def deleted(self, session_id: str) -> bool:
+        """Whether the session is deleted, or about to be."""
+        return session_id in self._deleted
+
+    # What the workspace asks.
+
+    def open_run_count(self) -> int:
+        """How many accepted runs are not completed."""
+        return sum(held.session.open_count() for held in self._held.values())
+
+    def active_run_count(self) -> int:
+        """How many runs their sessions have taken."""
+        return sum(held.session.active is not None for held in self._held.values())
+
+    def close(self) -> None:
+        """Refuse new work and cancel every run. Does not wait; safe to call twice."""
+        self.closing = True
+        for held in self._held.values():
+            held.session.close()
+
+    async def quiesce(self, deadlines: Deadlines) -> None:
+        """Close, and wait until every run has ended, at most until ``deadlines.terminals_at``.
+
+        What has not ended then is left to recovery.
+        """
+        self.close()
+        with trio.CancelScope(deadline=deadlines.terminals_at) as budget:
+            for held in list(self._held.values()):
+                await held.session.quiesced()
+        if budget.cancelled_caught:
+            log.error("runs given up at closing", workspace=self.ground.workspace_id, runs=self.open_run_count())
+
+    def end_streams(self, reason: str) -> None:
+        """End every session's stream, after its last event."""
+        for held in self._held.values():
+            held.session.stream.close(reason)
+
+    # The errands.
+
+    async def _load(self, session_id: str) -> Session:
+        while session_id in self._loading:
+            await self._loading[session_id].wait()
+        found = self.loaded(session_id)
+        if found is not None:
+            return found
+        loading = self._loading[session_id] = trio.Event()
+        try:
+            loaded = None if self.deleted(session_id) else await self._read(session_id)
+            if loaded is None or self.deleted(session_id):
+                raise SessionNotFound(f"There is no session {session_id!r}.", sessionId=session_id)
+            return self._start(loaded)
+        finally:
+            del self._loading[session_id]
+            loading.set()
+
+    async def _read(self, session_id: str) -> Loaded | None:
+        try:
+            return await self.ground.store.load(session_id)
+        except StoreFailed as exc:
+            raise StorageUnavailable(f"The session cannot be read: {exc}") from exc
+
+    async def _make(self, row: SessionRow) -> Session:
+        try:
+            await self.ground.store.write_soon(PutSession(row=row)).wait()
+        except StoreFailed as exc:
+            raise StorageUnavailable(f"The session cannot be stored: {exc}") from exc
+        session = self._start(Loaded(row=row, runs=(), last_order=0, last_accept_seq=0))
+        self.ground.stream.publish(SessionCreated(session=session.profile.view()))
+        return session
+
+    def _start(self, loaded: Loaded) -> Session:
+        session = Session(self.ground, loaded)
+        held = _Held(session, trio.CancelScope(), trio.current_time())
+        self._held[session.session_id] = held
+        if self.closing:
+            session.close()
+
+        async def serve() -> None:
+            with held.scope:
+                await session.serve()
+
+        self.ground.errands.start_soon(serve, name=f"session {session.session_id}")
+        return session
+
+    async def _delete(self, session: Session) -> None:
+        store = self.ground.store
+        doomed = [session.session_id]
+        self._deleted.update(doomed)
+        try:
+            doomed += await store.descendants(session.session_id)
+            self._deleted.update(doomed)
+            held = [self._held[session_id] for session_id in doomed if session_id in self._held]
+            for one in held:
+                one.session.close()
+            for one in held:
+                await one.session.quiesced()
+            await store.write_soon(DeleteSessions(session_ids=tuple(doomed))).wait()
+        except StoreFailed as exc:
+            self._deleted.difference_update(doomed)
+            for session_id in doomed:
+                if session_id in self._held:
+                    self._held[session_id].session.closing = self.closing
+            raise StorageUnavailable(f"The session cannot be deleted: {exc}") from exc
+        for session_id in doomed:
+            one = self._held.pop(session_id, None)
+            if one is not None:
+                one.session.stream.publish(SessionDeleted())
+                one.session.stream.close("deleted")
+                one.scope.cancel()
+            self.ground.stream.publish(SessionDeleted(session_id=session_id))
+
+    async def unload_idle(self) -> None:
+        """Let go of sessions that nobody needs, for as long as the coordinator lives."""
+        while True:
+            await trio.sleep(UNLOAD_AFTER_S / 10)
+            at = trio.current_time()
+            for session_id, held in list(self._held.items()):
+                session = held.session
+                if not session.idle() or session.stream.readers or session.profile.view().viewers or session_id in self._deleted:
+                    held.idle_since = at
+                elif at - held.idle_since >= UNLOAD_AFTER_S:
+                    del self._held[session_id]
+                    session.stream.close("unloaded")
+                    held.scope.cancel()
+
+
+@asynccontextmanager
+async def open_coordinator(
+    *,
+    workspace_id: str,
+    root: Path,
+    store: Store,
+    stream: Stream,
+    rings: Rings,
+    models: Models,
+    tools: Tools,
+    gates: Gates,
+    on_activity: Callable[[], None],
+    viewers: Callable[[str], int],
+    record_requests: bool,
+) -> AsyncGenerator[Coordinator]:
+    """Open the inner level of a workspace: the nursery of its sessions.
+
+    On the way out whatever still runs is cancelled: walk through `close` and
+    `quiesce` before, so that nothing does.
+    """
+    async with trio.open_nursery() as nursery:
+        ground = Ground(
+            workspace_id=workspace_id,
+            root=root,
+            store=store,
+            stream=stream,
+            rings=rings,
+            models=models,
+            tools=tools,
+            gates=gates,
+            errands=Errands(nursery),
+            on_activity=on_activity,
+            viewers=viewers,
+            record_requests=record_requests,
+        )
+        coordinator = Coordinator(ground)
+        nursery.start_soon(coordinator.unload_idle, name="unload idle sessions")
+        try:
+            yield coordinator
+        finally:
+            ground.errands.close()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,219 @@
+"""One turn: the model is asked, its tools are run, until it has nothing more to do.
+
+The loop decides what happens next, and nothing else: what it says goes through
+the `Scribe`; when a prompt may be folded in and what a cancel means is the
+session's business (`TurnHost`). It is cancelled from outside at any checkpoint
+and leaves half-made messages behind as they are; the session closes them.
+
+It returns how the turn ended and never raises for what a provider or a tool
+does: those become an `Outcome`, or a result that the model reads.
+"""
+
+from collections import Counter, deque
+from typing import Final, Literal, Protocol
+
+import msgspec
+import structlog
+import trio
+
+from atrio_agent.clock import now
+from atrio_agent.context import newest_user_text, system_prompt, turns_of
+from atrio_agent.gates import HoldPoint
+from atrio_agent.messages import LiveMessage
+from atrio_agent.models.base import Model, ModelRequest, UsageReport
+from atrio_agent.reply import Call, Reply
+from atrio_agent.runs import LiveRun, Outcome
+from atrio_agent.scribe import Scribe
+from atrio_agent.tools.base import Place, ToolFailed, ToolOutcome
+from atrio_agent.tools.registry import Tools
+from atrio_protocol.content import TextBlock
+from atrio_protocol.errors import LoopDetected, RunError
+from atrio_protocol.parts import ToolCallPart, ToolResultPart, ToolStatus
+from atrio_protocol.struct import UNSET
+from atrio_protocol.things import Message, MessageFinish
+
+__all__ = ["MAX_TURN_REQUESTS", "TurnHost", "run_turn"]
+
+MAX_TURN_REQUESTS: Final = 100
+"""Model requests that one turn may make, retries not counted."""
+
+TRIES: Final = 3
+"""How often one request is sent when the provider fails in a way that may pass."""
+
+FIRST_DELAY_S: Final = 0.5
+LONGEST_DELAY_S: Final = 60.0
+
+SAME_CALL_WINDOW: Final = 10
+SAME_CALL_LIMIT: Final = 5
+"""More than this many equal tool calls with equal results among the last ten is a loop."""
+
+log = structlog.get_logger("atrio.loop")
+
+
+class TurnHost(Protocol):
+    """What the loop asks of the session that runs it."""
+
+    run: LiveRun
+    model: Model
+    tools: Tools
+    scribe: Scribe
+
+    async def history(self) -> tuple[Message, ...]:
+        """What was said before this turn."""
+        ...
+
+    def so_far(self) -> tuple[Message, ...]:
+        """What was said in this turn, its prompt and what was folded in included."""
+        ...
+
+    def fold(self) -> None:
+        """Take in the prompts that wait to be folded into this turn."""
+        ...
+
+    def place(self, tool_call_id: str) -> Place:
+        """Where a tool of this turn works."""
+        ...
+
+    def notice(self, severity: Literal["info", "warning", "error"], title: str, detail: str) -> None:
+        """Tell those who watch."""
+        ...
+
+    def asked(self, request: ModelRequest) -> None:
+        """A request is about to be sent."""
+        ...
+
+    def used(self, request: ModelRequest, report: UsageReport | None, answer: str) -> None:
+        """A request is answered; without a report its tokens are estimated."""
+        ...
+
+    async def hold(self, point: HoldPoint) -> None:
+        """Stop here if a test asked for it."""
+        ...
+
+
+async def run_turn(host: TurnHost) -> Outcome:
+    """Run one turn to its end.
+
+    Returns:
+        How it ended. The last assistant message is not completed yet, and there
+        may be none.
+    """
+    recent: deque[bytes] = deque(maxlen=SAME_CALL_WINDOW)
+    history = await host.history()
+    for step in range(MAX_TURN_REQUESTS):
+        host.fold()
+        said = history + host.so_far()
+        request = ModelRequest(
+            session_id=host.run.session_id,
+            run_id=host.run.run_id,
+            purpose="turn",
+            step=step,
+            system=system_prompt(host.place("").root, now()),
+            prompt=newest_user_text(said),
+            turns=turns_of(said),
+            tools=host.tools.specs(),
+        )
+        try:
+            reply = await _ask(host, request)
+        except RunError as exc:
+            return Outcome("error", exc.to_object())
+        finish = reply.finish
+        if reply.message is None or not reply.calls:
+            reason = finish.reason if finish else "end_turn"
+            return Outcome("end_turn" if reason == "tool_use" else reason)
+        host.scribe.complete(reply.message, MessageFinish(reason="tool_use", at=now()))
+        for signature in await _run_calls(host, reply.message, reply.calls):
+            recent.append(signature)
+        if recent and Counter(recent).most_common(1)[0][1] > SAME_CALL_LIMIT:
+            looping = LoopDetected("The model called the same tool with the same input over and over; the run was ended.")
+            return Outcome("error", looping.to_object())
+    return Outcome("max_turn_requests")
+
+
+async def _ask(host: TurnHost, request: ModelRequest) -> Reply:
+    """Send one request, again if it fails in a way that may pass.
+
+    Raises:
+        RunError: It failed for good. What was said so far stays.
+    """
+    reply = Reply(scribe=host.scribe, run_id=host.run.run_id, model=host.model, tools=host.tools)
+    for attempt in range(1, TRIES + 1):
+        host.asked(request)
+        try:
+            async with host.model.stream(request) as events:
+                async for event in events:
+                    reply.take(event)
+            break
+        except RunError as exc:
+            wait_s = FIRST_DELAY_S * 4 ** (attempt - 1)
+            if exc.retry_after_ms is not None:
+                wait_s = max(wait_s, exc.retry_after_ms / 1000)
+            if not exc.retryable or attempt == TRIES or wait_s > LONGEST_DELAY_S:
+                reply.close()
+                raise
+            host.notice("warning", f"The model did not answer; trying again in {wait_s:.1f} s.", exc.message)
+            reply.reset()
+            await trio.sleep(wait_s)
+    reply.close()
+    host.used(request, reply.usage, _answer_text(reply.message))
+    return reply
+
+
+def _answer_text(message: LiveMessage | None) -> str:
+    return "" if message is None else msgspec.json.encode(message.parts()).decode()
+
+
+async def _run_calls(host: TurnHost, message: LiveMessage, calls: list[Call]) -> list[bytes]:
+    """Run the calls in order; one tool message takes their results. Returns what identifies each."""
+    results: LiveMessage | None = None
+    signatures: list[bytes] = []
+    for call in calls:
+        await host.hold("tool.start")
+        _mark(host, message, call, "in_progress")
+        outcome = await _run_call(host, call)
+        result = ToolResultPart(
+            tool_call_id=call.tool_call_id,
+            name=call.name,
+            content=outcome.content,
+            is_error=outcome.is_error,
+            diffs=outcome.diffs or UNSET,
+            exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
+            truncated=outcome.truncated or UNSET,
+        )
+        if results is None:
+            results = host.scribe.draft(run_id=host.run.run_id, role="tool", parts=(result,))
+            host.scribe.announce(results)
+        else:
+            host.scribe.part(results, len(results), result)
+        _mark(host, message, call, "failed" if outcome.is_error else "completed")
+        signatures.append(msgspec.json.encode((call.name, call.input, result.content)))
+    if results is not None:
+        host.scribe.complete(results)
+    return signatures
+
+
+async def _run_call(host: TurnHost, call: Call) -> ToolOutcome:
+    """Run one call. A bug in a tool is an error result too: the model may go round it."""
+    try:
+        if call.bad_input is not None:
+            raise ToolFailed(call.bad_input)
+        given = host.tools.validate(call.name, call.input or {})
+        return await host.tools.get(call.name).run(given, host.place(call.tool_call_id))
+    except ToolFailed as exc:
+        return ToolOutcome(content=(TextBlock(text=str(exc)),), is_error=True)
+    except Exception:
+        log.exception("tool failed", tool=call.name, session=host.run.session_id, run=host.run.run_id)
+        text = f"The tool {call.name} failed because of an error in Atrio. It changed nothing that it tells of."
+        return ToolOutcome(content=(TextBlock(text=text),), is_error=True)
+
+
+def _mark(host: TurnHost, message: LiveMessage, call: Call, status: ToolStatus) -> None:
+    part = message.part(call.index)
+    if not isinstance(part, ToolCallPart):
+        return
+    if status == "in_progress":
+        locations = host.tools.locations(call.name, call.input or {}, host.place(call.tool_call_id))
+        part = msgspec.structs.replace(part, status=status, started_at=now(), locations=locations or UNSET)
+    else:
+        part = msgspec.structs.replace(part, status=status, finished_at=now())
+    host.scribe.part(message, call.index, part)

@@ -1,0 +1,149 @@
+"""What a session says of itself: title, model, usage, counts, and who looks at it.
+
+`Profile.refresh` compares what is true now with what was last said, and says it
+on both streams if it differs, with a higher `rev`. So no other part has to know
+which change is worth an event, and no two of them say the same thing twice.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from atrio_agent.clock import now
+from atrio_agent.ground import Ground
+from atrio_agent.models.base import Model
+from atrio_agent.store.base import Op, PutSession, SessionRow
+from atrio_agent.streams import Stream
+from atrio_agent.titles import NEW_SESSION, fallback_title, make_title
+from atrio_protocol.content import ContentBlock
+from atrio_protocol.events import SessionUpdated
+from atrio_protocol.struct import UNSET
+from atrio_protocol.things import Run, Session, SessionState, Usage
+
+__all__ = ["MAX_TITLE_CHARS", "Profile", "session_view", "without_text"]
+
+MAX_TITLE_CHARS: Final = 500
+
+
+def session_view(row: SessionRow, workspace_id: str, *, state: SessionState, queued: int, viewers: int) -> Session:
+    """A session as it is on the wire, from its row and what only memory knows."""
+    return Session(
+        session_id=row.session_id,
+        workspace_id=workspace_id,
+        parent_session_id=row.parent_session_id or UNSET,
+        root_session_id=row.root_session_id or UNSET,
+        title=row.title,
+        state=state,
+        queued=queued,
+        viewers=viewers,
+        message_count=row.message_count,
+        model=row.model or UNSET,
+        usage=row.usage,
+        rev=row.rev,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def without_text(run: Run) -> Run:
+    """A run as the workspace's stream shows it."""
+    return msgspec.structs.replace(run, text=UNSET)
+
+
+class Profile:
+    """The living row of a loaded session."""
+
+    def __init__(
+        self, ground: Ground, row: SessionRow, stream: Stream, activity: Callable[[], tuple[bool, int]]
+    ) -> None:
+        """``activity`` tells whether the session is running and how many runs wait."""
+        self._ground = ground
+        self._stream = stream
+        self._activity = activity
+        self._titled = False
+        self.row = row
+        self._said = self._worth_an_event()
+
+    def view(self) -> Session:
+        """The session as it stands."""
+        running, queued = self._activity()
+        return session_view(
+            self.row,
+            self._ground.workspace_id,
+            state="running" if running else "idle",
+            queued=queued,
+            viewers=self._ground.viewers(self.row.session_id),
+        )
+
+    def refresh(self) -> None:
+        """Say what changed, if anything that is worth an event did."""
+        worth = self._worth_an_event()
+        if worth == self._said:
+            return
+        self._said = worth
+        self._change(rev=self.row.rev + 1)
+        self._ground.store.write_later(PutSession(row=self.row))
+        event = SessionUpdated(session=self.view())
+        self._stream.publish(event)
+        self._ground.stream.publish(event)
+
+    def set_title(self, title: str) -> None:
+        """Set the title for good: a person chose it."""
+        self._change(title=title, title_is_final=True)
+        self.refresh()
+
+    def set_model(self, model_id: str) -> None:
+        """Set the session's model; the next turn uses it."""
+        self._change(model=model_id, updated_at=now())
+        self.refresh()
+
+    def prompted(self, prompt: tuple[ContentBlock, ...]) -> None:
+        """A prompt was accepted. The first one names the session, until there is a better name."""
+        title = self.row.title
+        if title == NEW_SESSION and not self.row.title_is_final:
+            title = fallback_title(prompt)
+        self._change(title=title, updated_at=now())
+
+    def want_title(self, prompt: tuple[ContentBlock, ...], model: Model) -> None:
+        """Have the model name the session, once, in the background."""
+        if not self._titled and not self.row.title_is_final and self.row.message_count <= 1:
+            self._titled = True
+            self._ground.errands.start_soon(self._make_title, prompt, model, name="title")
+
+    def count_message(self) -> None:
+        """There is one message more."""
+        self._change(message_count=self.row.message_count + 1)
+
+    def count_tokens(self, usage: Usage) -> None:
+        """A model request used this much."""
+        before = self.row.usage
+        self._change(
+            usage=Usage(
+                input_tokens=before.input_tokens + usage.input_tokens,
+                output_tokens=before.output_tokens + usage.output_tokens,
+                context_tokens=usage.context_tokens,
+                context_size=usage.context_size,
+                estimated=before.estimated or usage.estimated,
+            )
+        )
+        self.refresh()
+
+    def ops_at_end(self, new_messages: int) -> tuple[Op, ...]:
+        """The row as it will be when a run has ended with this many messages more."""
+        self._change(updated_at=now())
+        count = self.row.message_count + new_messages
+        return (PutSession(row=msgspec.structs.replace(self.row, message_count=count)),)
+
+    async def _make_title(self, prompt: tuple[ContentBlock, ...], model: Model) -> None:
+        title = await make_title(model, session_id=self.row.session_id, run_id="", prompt=prompt)
+        if title is not None and not self.row.title_is_final:
+            self._change(title=title, title_is_final=True)
+            self.refresh()
+
+    def _change(self, **fields: object) -> None:
+        self.row = msgspec.structs.replace(self.row, **fields)
+
+    def _worth_an_event(self) -> tuple[object, ...]:
+        viewers = self._ground.viewers(self.row.session_id)
+        return (*self._activity(), viewers, self.row.title, self.row.model, self.row.usage)

@@ -1,0 +1,139 @@
+"""A run: one accepted prompt, from its acceptance to its one terminal.
+
+The scope that cancels a run is made when the prompt is accepted, so there is no
+moment in which a run cannot be cancelled. Its end is decided in one synchronous
+step (`LiveRun.decide`); after that a cancel no longer names it.
+
+Nothing here waits, writes or publishes; the session does, in `session`.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import trio
+
+from atrio_agent.clock import now
+from atrio_agent.store.base import Commit
+from atrio_protocol.content import ContentBlock, attachments_of, prompt_text
+from atrio_protocol.errors import ErrorObject
+from atrio_protocol.limits import PROMPT_TEXT_CHARS
+from atrio_protocol.struct import UNSET
+from atrio_protocol.things import Delivery, Run, RunKind, StopReason, Usage
+from atrio_protocol.who import Author
+
+__all__ = ["LiveRun", "Outcome", "digest_of"]
+
+
+def digest_of(prompt: tuple[ContentBlock, ...], kind: RunKind) -> str:
+    """What makes two prompts the same one, for `runId`."""
+    return hashlib.sha256(kind.encode() + msgspec.json.encode(prompt)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ends."""
+
+    reason: StopReason
+    error: ErrorObject | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LiveRun:
+    """A run that is not completed, or was a moment ago."""
+
+    run_id: str
+    session_id: str
+    accept_seq: int
+    delivery: Delivery
+    kind: RunKind
+    author: Author
+    prompt: tuple[ContentBlock, ...]
+    digest: str
+    client_made: bool
+    model_id: str | None
+    meta: dict[str, Any] | None
+    accepted_at: str = field(default_factory=now)
+
+    commit: Commit = field(default_factory=Commit)
+    """Settled when the run and its prompt are stored, or could not be."""
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    done: trio.Event = field(default_factory=trio.Event)
+    """Set when the run is completed and its terminal published, or when it was never accepted after all."""
+
+    announced: bool = False
+    started_at: str | None = None
+    finished_at: str | None = None
+    cancelled_by: Author | None = None
+    folded_into: str | None = None
+    folded: list["LiveRun"] = field(default_factory=list["LiveRun"])
+    """Runs that were folded into this one, in order."""
+    prompt_message_id: str | None = None
+    message_id: str | None = None
+    text: str | None = None
+    usage: Usage | None = None
+    outcome: Outcome | None = None
+    completed: bool = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody cancelled it, or the server is closing it."""
+        return self.scope.cancel_called
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has neither begun nor been folded nor ended."""
+        return self.started_at is None and self.folded_into is None and self.outcome is None
+
+    def cancel(self, by: Author | None) -> None:
+        """Cancel it, wherever it is. Once its end is decided this does nothing."""
+        if self.outcome is None and not self.scope.cancel_called:
+            self.cancelled_by = by
+            self.scope.cancel()
+
+    def decide(self, outcome: Outcome) -> Outcome:
+        """Decide the end, once; a cancel that came before wins."""
+        if self.outcome is None:
+            self.outcome = Outcome("cancelled") if self.cancelled else outcome
+        return self.outcome
+
+    def view(self, *, whole: bool = False, ended: bool = False) -> Run:
+        """The run as it stands.
+
+        Args:
+            whole: With the whole prompt, images and all.
+            ended: As it will stand once its decided end is stored.
+        """
+        ended = ended or self.completed
+        if ended:
+            state = "completed"
+        elif self.started_at is not None or self.folded_into is not None:
+            state = "running"
+        else:
+            state = "queued"
+        done = self.outcome if ended else None
+        return Run(
+            run_id=self.run_id,
+            session_id=self.session_id,
+            accept_seq=self.accept_seq,
+            state=state,
+            delivery=self.delivery,
+            kind=self.kind,
+            author=self.author,
+            prompt_text=prompt_text(self.prompt)[:PROMPT_TEXT_CHARS],
+            attachments=attachments_of(self.prompt),
+            prompt_message_id=self.prompt_message_id or UNSET,
+            stop_reason=done.reason if done else UNSET,
+            error=done.error if done and done.error else UNSET,
+            cancelled_by=self.cancelled_by if done and done.reason == "cancelled" and self.cancelled_by else UNSET,
+            text=UNSET if self.text is None else self.text,
+            message_id=self.message_id or UNSET,
+            folded_into=self.folded_into or UNSET,
+            usage=self.usage or UNSET,
+            accepted_at=self.accepted_at,
+            started_at=self.started_at or UNSET,
+            finished_at=self.finished_at or UNSET,
+            prompt=self.prompt if whole else UNSET,
+            meta=UNSET if self.meta is None else self.meta,
+        )

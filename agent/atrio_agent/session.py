@@ -1,0 +1,499 @@
+"""One conversation: what is accepted, in which order it runs, what a cancel covers.
+
+Everything that decides is one synchronous step, and Trio runs one task at a
+time between checkpoints; so there are no locks here. Three tasks of the session
+do what has to wait: one waits for commits and announces runs in the order of
+acceptance, one takes the next run, one ends what was cancelled before it began.
+
+    accepted (commit pending) -> queue -> active -> completed
+                                      |-> folded into the active run -> completed
+                                      |-> cancelled before it began  -> completed
+
+What a turn does is in `turn`, how an end looks in `ending`, what the session
+says of itself in `profile`.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+import trio
+
+from atrio_agent.clock import now
+from atrio_agent.ending import Ending, end_started, end_unstarted
+from atrio_agent.gates import HoldPoint
+from atrio_agent.ground import Ground
+from atrio_agent.loop import run_turn
+from atrio_agent.profile import Profile, without_text
+from atrio_agent.runs import LiveRun, Outcome, digest_of
+from atrio_agent.scribe import Scribe
+from atrio_agent.store.base import AcceptRun, Loaded, PutRun, RunKey, StoreFailed
+from atrio_agent.streams import Stream
+from atrio_agent.turn import Turn
+from atrio_protocol.content import ContentBlock, prompt_text
+from atrio_protocol.errors import AgentFailed, IdempotencyConflict, QueueFull, RunError, SessionBusy, WireError, WorkspaceClosing
+from atrio_protocol.events import Notice, RunAccepted, RunCompleted, RunFolded, RunStarted
+from atrio_protocol.ids import new_id
+from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
+from atrio_protocol.marks import covers, queue_order
+from atrio_protocol.things import Delivery, Run, RunKind
+from atrio_protocol.who import Author
+
+__all__ = ["Cancelled", "Repeat", "Session"]
+
+RETRY_S: Final = 1.0
+"""Seconds between two tries to store the end of a run."""
+
+REQUESTS_KEPT: Final = 200
+
+log = structlog.get_logger("atrio.session")
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A prompt that was accepted before: its run id, and the run if it is still open."""
+
+    run_id: str
+    run: LiveRun | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a cancel covered."""
+
+    up_to: int
+    runs: tuple[LiveRun, ...]
+
+
+class Session:
+    """A loaded session. Its coordinator runs `serve` for as long as it is loaded."""
+
+    def __init__(self, ground: Ground, loaded: Loaded) -> None:
+        self._ground = ground
+        self.session_id = loaded.row.session_id
+        self.stream = Stream(ground.rings)
+        self.requests: deque[object] = deque(maxlen=REQUESTS_KEPT)
+        self.closing = False
+        self._accept_seq = loaded.last_accept_seq
+        self._mark = 0
+        self._known = {key.run_id: key for key in loaded.runs}
+        self._open: dict[str, LiveRun] = {}
+        self._unannounced: deque[LiveRun] = deque()
+        self._held: deque[LiveRun] = deque()
+        self._queue: list[LiveRun] = []
+        self._active: LiveRun | None = None
+        self._changed = trio.Event()
+        self._hold_scopes: set[trio.CancelScope] = set()
+        self.profile = Profile(ground, loaded.row, self.stream, self._state)
+        self.scribe = Scribe(
+            workspace_id=ground.workspace_id,
+            session_id=self.session_id,
+            stream=self.stream,
+            store=ground.store,
+            last_order=loaded.last_order,
+            on_message=self.profile.count_message,
+        )
+
+    # What is asked of it: each a synchronous step.
+
+    @property
+    def active(self) -> LiveRun | None:
+        """The run that the session has taken."""
+        return self._active
+
+    def open_runs(self) -> list[LiveRun]:
+        """The announced runs that are not completed: the active one first, then in the queue's order."""
+        waiting = [run for run in self._queue if run is not self._active]
+        first = [self._active, *self._active.folded] if self._active else []
+        return [*first, *_in_order(waiting)]
+
+    def idle(self) -> bool:
+        """Whether nothing that was accepted is left to do."""
+        return not self._open
+
+    def open_count(self) -> int:
+        """How many accepted runs are not completed."""
+        return len(self._open)
+
+    def find_open(self, run_id: str) -> LiveRun | None:
+        """A run that is not completed, announced or not."""
+        return self._open.get(run_id)
+
+    def knows(self, run_id: str) -> bool:
+        """Whether the session has, or had, a run of this id."""
+        return run_id in self._known
+
+    def recognise(self, run_id: str, prompt: tuple[ContentBlock, ...], kind: RunKind) -> Repeat | None:
+        """Look for a run that was accepted before under this id.
+
+        Raises:
+            IdempotencyConflict: There is one, with another prompt.
+        """
+        known = self._known.get(run_id)
+        if known is None:
+            return None
+        if known.digest != digest_of(prompt, kind):
+            raise IdempotencyConflict(
+                f"The run id {run_id!r} was used before with another prompt; use a new one.", runId=run_id
+            )
+        return Repeat(run_id, self._open.get(run_id))
+
+    def accept(
+        self,
+        *,
+        prompt: tuple[ContentBlock, ...],
+        run_id: str | None,
+        delivery: Delivery,
+        author: Author,
+        model_id: str | None,
+        meta: dict[str, Any] | None,
+        kind: RunKind = "prompt",
+    ) -> LiveRun:
+        """Accept a prompt. It is stored once the run's ``commit`` is settled without an error.
+
+        Raises:
+            WorkspaceClosing, SessionBusy, QueueFull: Nothing was changed.
+        """
+        if self.closing:
+            raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
+        if delivery == "reject" and not self.idle():
+            raise SessionBusy("The session is busy; wait for its run, or queue the prompt.")
+        waiting = sum(run.waiting and not run.cancelled for run in self._open.values())
+        if waiting >= MAX_QUEUED_PER_SESSION + (self._active is None):
+            raise QueueFull(f"{MAX_QUEUED_PER_SESSION} prompts wait in this session already; try again when some are done.")
+        self._accept_seq += 1
+        run = LiveRun(
+            run_id=run_id or new_id(self._ground.workspace_id, "r"),
+            session_id=self.session_id,
+            accept_seq=self._accept_seq,
+            delivery=delivery,
+            kind=kind,
+            author=author,
+            prompt=prompt,
+            digest=digest_of(prompt, kind),
+            client_made=run_id is not None,
+            model_id=model_id,
+            meta=meta,
+        )
+        self._open[run.run_id] = run
+        self._known[run.run_id] = RunKey(run_id=run.run_id, accept_seq=run.accept_seq, digest=run.digest)
+        if self._held or self._ground.gates.take_hold("accept.commit", self.session_id):
+            self._held.append(run)  # the announcing task stores it, once the test lets it
+        else:
+            run.commit = self._ground.store.write_soon(self._acceptance(run))
+        self._unannounced.append(run)
+        self._ground.on_activity()
+        self._wake()
+        return run
+
+    def forget(self, run: LiveRun) -> None:
+        """Undo an acceptance that could not be stored. It was named nowhere. Safe to call twice."""
+        if self._open.get(run.run_id) is run:
+            del self._open[run.run_id]
+            del self._known[run.run_id]
+            run.done.set()
+            self._ground.on_activity()
+
+    def position(self, run: LiveRun) -> int:
+        """How many turns come before this one's: 0 is active or about to be, 1 is next."""
+        if not run.waiting:
+            return 0
+        ahead = _in_order([other for other in self._open.values() if other.waiting and not other.cancelled])
+        before = ahead.index(run) if run in ahead else 0
+        return before + (self._active is not None)
+
+    def cancel(self, *, by: Author | None, mine: bool = False) -> Cancelled:
+        """Cancel what was accepted up to now and is not decided.
+
+        ``mine``: the active run and what this author queued. What is accepted
+        later is never touched.
+        """
+        up_to = self._accept_seq
+        active = {self._active} | set(self._active.folded) if self._active else set[LiveRun]()
+        if not mine:
+            self._mark = up_to
+        return Cancelled(
+            up_to,
+            self._cancel(
+                [
+                    run
+                    for run in self._open.values()
+                    if not mine or run in active or (by is not None and run.author.client_id == by.client_id)
+                ],
+                by,
+            ),
+        )
+
+    def cancel_run(self, run: LiveRun, *, by: Author | None) -> Cancelled:
+        """Cancel one run alone. A folded one, or one whose end is decided, is not touched."""
+        covered = [] if run.folded_into else [run]
+        return Cancelled(self._accept_seq, self._cancel(covered, by))
+
+    def clear_queue(self, *, by: Author | None) -> Cancelled:
+        """Cancel all that waits; the active run and what is folded into it go on."""
+        return Cancelled(self._accept_seq, self._cancel([run for run in self._open.values() if run.waiting], by))
+
+    def close(self) -> None:
+        """Refuse new prompts and cancel every run. Does not wait; safe to call twice."""
+        self.closing = True
+        self.cancel(by=None)
+        for scope in self._hold_scopes:
+            scope.cancel()
+
+    def _cancel(self, runs: list[LiveRun], by: Author | None) -> tuple[LiveRun, ...]:
+        covered = [run for run in runs if run.outcome is None]
+        for run in covered:
+            run.cancel(by)
+        self._wake()
+        return tuple(sorted(covered, key=lambda run: run.accept_seq))
+
+    # The tasks.
+
+    async def serve(self) -> None:
+        """Run the session. A bug in here ends the active run with `agent_failed`; the session goes on."""
+        try:
+            while True:
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._announce_runs)
+                        nursery.start_soon(self._take_runs)
+                        nursery.start_soon(self._end_cancelled)
+                except* Exception as group:
+                    log.error("session failed", session=self.session_id, exc_info=group)
+                await self._end_after_bug()
+        finally:
+            # Whoever waits for a run that could not be ended here must not wait for ever.
+            for run in self._open.values():
+                run.done.set()
+
+    async def quiesced(self) -> None:
+        """Wait until nothing is left to do."""
+        while self._open:
+            await self._changed.wait()
+
+    async def _announce_runs(self) -> None:
+        while True:
+            while not self._unannounced:
+                await self._changed.wait()
+            run = self._unannounced[0]
+            try:
+                await self._stored(run)
+            except StoreFailed as exc:
+                log.warning("prompt not stored", session=self.session_id, run=run.run_id, reason=str(exc))
+                self._unannounced.popleft()
+                self.forget(run)
+                self._wake()
+                continue
+            self._unannounced.popleft()
+            run.announced = True
+            self._queue.append(run)
+            self.profile.prompted(run.prompt)
+            self._publish_both(RunAccepted(run=run.view()))
+            if run.delivery == "interrupt" and self._active is not None:
+                self._active.cancel(run.author)
+            if self._active is not None:
+                self.profile.refresh()
+            self._wake()
+
+    async def _stored(self, run: LiveRun) -> None:
+        if run in self._held:
+            await self._hold("accept.commit", run)
+            commit = self._ground.store.write_soon(self._acceptance(run))
+            try:
+                await commit.wait()
+            except StoreFailed as exc:
+                run.commit.settle(exc)
+            else:
+                run.commit.settle()
+            self._held.remove(run)
+        await run.commit.wait()
+
+    async def _take_runs(self) -> None:
+        while True:
+            run = self._next()
+            if run is None:
+                self.profile.refresh()
+                await self._changed.wait()
+                continue
+            self._active = run
+            self.profile.refresh()
+            if run.cancelled or covers(self._mark, run.accept_seq):
+                await self._finish(run, end_unstarted)
+            else:
+                await self._run(run)
+            self._active = None
+
+    async def _end_cancelled(self) -> None:
+        """End what was cancelled in the queue while another run goes on."""
+        while True:
+            cancelled = [run for run in self._queue if run.cancelled and run.outcome is None and run is not self._active]
+            if not cancelled or self._active is None or self._active.cancelled:
+                await self._changed.wait()
+                continue
+            await self._finish(_in_order(cancelled)[0], end_unstarted)
+
+    async def _run(self, run: LiveRun) -> None:
+        """Run a turn, from its first event to its last."""
+        turn: Turn | None = None
+        outcome = Outcome("cancelled")
+        with run.scope:
+            try:
+                await self._hold("run.start", run, cancellable=True)
+                turn = self._start(run)
+                outcome = await run_turn(turn)
+            except RunError as exc:
+                outcome = Outcome("error", exc.to_object())
+            except WireError as exc:  # the model was there when the prompt was accepted, and is not any more
+                outcome = Outcome("error", AgentFailed(exc.message).to_object())
+            except Exception as exc:
+                log.exception("run failed", session=self.session_id, run=run.run_id)
+                outcome = Outcome("error", AgentFailed(f"The agent failed: {type(exc).__name__}.").to_object())
+        await self._hold("run.finish", run)
+        await self._finish(run, end_unstarted if run.started_at is None else end_started, outcome)
+
+    def _start(self, run: LiveRun) -> Turn:
+        run.started_at = now()
+        user = self.scribe.draft(run_id=run.run_id, role="user", author=run.author, parts=run.prompt)
+        run.prompt_message_id = user.message_id
+        self._queue.remove(run)
+        self._ground.store.write_later(PutRun(run=run.view(whole=True)))
+        self.stream.publish(RunStarted(run=run.view()))
+        self.scribe.announce(user)
+        self.scribe.complete(user)
+        self.profile.refresh()
+        model = self._ground.models.get(run.model_id or self.profile.row.model)
+        self.profile.want_title(run.prompt, model)
+        return Turn(self, self._ground, run, model)
+
+    def fold_into(self, active: LiveRun) -> None:
+        """Fold the steered prompts that wait into the active run, in the order of acceptance."""
+        for run in sorted(self._queue, key=lambda run: run.accept_seq):
+            if run.delivery != "steer" or run.cancelled or run.kind != "prompt" or active.kind != "prompt":
+                continue
+            if run.model_id not in (None, active.model_id):
+                continue
+            self._queue.remove(run)
+            run.folded_into = active.run_id
+            active.folded.append(run)
+            user = self.scribe.draft(run_id=run.run_id, role="user", author=run.author, parts=run.prompt)
+            run.prompt_message_id = user.message_id
+            self._ground.store.write_later(PutRun(run=run.view(whole=True)))
+            self.stream.publish(RunFolded(run_id=run.run_id, folded_into=active.run_id))
+            self.scribe.announce(user)
+            self.scribe.complete(user)
+            self.profile.refresh()
+
+    async def _finish(self, run: LiveRun, end: Any, outcome: Outcome | None = None) -> None:
+        """Decide, store and publish the end of a run: exactly one terminal."""
+        decided = run.decide(outcome or Outcome("cancelled"))
+        for ended in (*run.folded, run):
+            ended.outcome, ended.cancelled_by = decided, run.cancelled_by
+            ended.finished_at = now()
+        ending: Ending = end(self.scribe, run, decided)
+        for folded in run.folded:
+            folded.message_id, folded.text, folded.usage = run.message_id, run.text, run.usage
+        await self._store_end(run, ending)
+        ending.publish(self.scribe)
+        if run in self._queue:
+            self._queue.remove(run)
+        for ended in (*run.folded, run):
+            ended.completed = True
+            del self._open[ended.run_id]
+            self._publish_end(ended.view())
+            ended.done.set()
+        if run is self._active:
+            self.scribe.drop_tail()
+        self._ground.on_activity()
+        self._wake()
+
+    async def _store_end(self, run: LiveRun, ending: Ending) -> None:
+        """Store the end; while that fails the session waits with it, and says so once."""
+        told = False
+        while True:
+            commit = self._ground.store.write_soon(*ending.ops(run), *self.profile.ops_at_end(len(ending.drafts)))
+            try:
+                await commit.wait()
+                return
+            except StoreFailed as exc:
+                log.warning("end of run not stored", session=self.session_id, run=run.run_id, reason=str(exc))
+                if not told:
+                    told = True
+                    self.notice("error", "The end of the run cannot be stored; trying again every second.", str(exc), run)
+            await trio.sleep(RETRY_S)
+            if await self._is_stored(run):
+                return
+
+    async def _is_stored(self, run: LiveRun) -> bool:
+        """Whether the end is in the store after all: a commit may succeed and be reported as failed."""
+        try:
+            stored = await self._ground.store.run(run.run_id)
+        except StoreFailed:
+            return False
+        return stored is not None and stored.state == "completed"
+
+    async def _end_after_bug(self) -> None:
+        """End the run in whose course the session failed, so that no prompt is left without its terminal."""
+        run, self._active = self._active, None
+        self._hold_scopes.clear()
+        if run is None or run.completed:
+            return
+        failed = Outcome("error", AgentFailed("The agent failed; the session goes on.").to_object())
+        run.outcome = None
+        self._active = run
+        try:
+            await self._finish(run, end_unstarted if run.started_at is None else end_started, failed)
+        except Exception:
+            # A second bug, in the ending itself: the run is left to recovery rather than ended twice.
+            log.exception("run left to recovery", session=self.session_id, run=run.run_id)
+            self._open.pop(run.run_id, None)
+            run.done.set()
+        self._active = None
+
+    def _next(self) -> LiveRun | None:
+        waiting = _in_order([run for run in self._queue if run.outcome is None])
+        return waiting[0] if waiting else None
+
+    def _state(self) -> tuple[bool, int]:
+        """Whether the session is running, and how many announced runs wait."""
+        waiting = sum(run is not self._active for run in self._queue)
+        return self._active is not None or bool(self._queue), waiting
+
+    async def hold(self, point: HoldPoint, run: LiveRun) -> None:
+        """Stop a turn's next step of this kind if a test asked for it; a cancel of the run goes on."""
+        await self._hold(point, run, cancellable=True)
+
+    async def _hold(self, point: HoldPoint, run: LiveRun, *, cancellable: bool = False) -> None:
+        gates = self._ground.gates
+        if cancellable:
+            await gates.pass_hold(point, session_id=self.session_id, run_id=run.run_id)
+            return
+        with trio.CancelScope() as scope:
+            self._hold_scopes.add(scope)
+            if self.closing:
+                scope.cancel()
+            await gates.pass_hold(point, session_id=self.session_id, run_id=run.run_id)
+        self._hold_scopes.discard(scope)
+
+    def notice(self, severity: Any, title: str, detail: str, run: LiveRun) -> None:
+        """Tell those who watch the session."""
+        self.stream.publish(Notice(severity=severity, title=title, detail=detail, run_id=run.run_id))
+
+    def _acceptance(self, run: LiveRun) -> AcceptRun:
+        return AcceptRun(run=run.view(whole=True), digest=run.digest, client_made=run.client_made)
+
+    def _publish_both(self, event: RunAccepted) -> None:
+        self.stream.publish(event)
+        self._ground.stream.publish(event)
+
+    def _publish_end(self, run: Run) -> None:
+        self.stream.publish(RunCompleted(run=run))
+        self._ground.stream.publish(RunCompleted(run=without_text(run)))
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _in_order(runs: list[LiveRun]) -> list[LiveRun]:
+    return sorted(runs, key=lambda run: (run.delivery != "interrupt", run.accept_seq))

@@ -1,0 +1,91 @@
+"""A turn's side of its session: what the loop may ask for while it runs."""
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from atrio_agent.gates import HoldPoint
+from atrio_agent.ground import Ground
+from atrio_agent.models.base import Model, ModelRequest, UsageReport
+from atrio_agent.models.estimate import estimate_request, estimate_text
+from atrio_agent.runs import LiveRun
+from atrio_agent.tools.base import Place
+from atrio_protocol.struct import UNSET
+from atrio_protocol.things import Message, Usage
+
+if TYPE_CHECKING:
+    from atrio_agent.session import Session
+
+__all__ = ["Turn"]
+
+
+class Turn:
+    """The `TurnHost` of one run. Made when the run starts, gone when its loop returns."""
+
+    def __init__(self, session: "Session", ground: Ground, run: LiveRun, model: Model) -> None:
+        self._session = session
+        self._ground = ground
+        self.run = run
+        self.model = model
+        self.tools = ground.tools
+        self.scribe = session.scribe
+        self._first_order = session.scribe.tail[0].order
+
+    async def history(self) -> tuple[Message, ...]:
+        """What was said before this turn, as the store has it."""
+        stored = await self._ground.store.history(self.run.session_id)
+        return tuple(message for message in stored if message.order < self._first_order)
+
+    def so_far(self) -> tuple[Message, ...]:
+        """What was said in this turn. A prompt that was cancelled in the queue meanwhile is not part of it."""
+        mine = {self.run.run_id, *(folded.run_id for folded in self.run.folded)}
+        return tuple(message.view() for message in self.scribe.tail if message.run_id in mine)
+
+    def fold(self) -> None:
+        """Take in the prompts that wait to be folded into this turn."""
+        self._session.fold_into(self.run)
+
+    def place(self, tool_call_id: str) -> Place:
+        """Where a tool of this turn works."""
+        return Place(
+            root=self._ground.root,
+            session_id=self.run.session_id,
+            run_id=self.run.run_id,
+            tool_call_id=tool_call_id,
+        )
+
+    def notice(self, severity: Literal["info", "warning", "error"], title: str, detail: str) -> None:
+        """Tell those who watch the session."""
+        self._session.notice(severity, title, detail, self.run)
+
+    def asked(self, request: ModelRequest) -> None:
+        """Keep what the model is asked, where test hooks may look at it."""
+        if self._ground.record_requests:
+            self._session.requests.append(msgspec.to_builtins(request))
+
+    def used(self, request: ModelRequest, report: UsageReport | None, answer: str) -> None:
+        """Count the tokens of a request, estimated where the provider did not count them."""
+        if report is None:
+            report = UsageReport(estimate_request(request), estimate_text(answer))
+            estimated = True
+        else:
+            estimated = False
+        usage = Usage(
+            input_tokens=report.input_tokens,
+            output_tokens=report.output_tokens,
+            context_tokens=report.input_tokens + report.output_tokens,
+            context_size=self.model.context_size or UNSET,
+            estimated=estimated,
+        )
+        before = self.run.usage or Usage()
+        self.run.usage = msgspec.structs.replace(
+            usage,
+            input_tokens=before.input_tokens + usage.input_tokens,
+            output_tokens=before.output_tokens + usage.output_tokens,
+            estimated=before.estimated or usage.estimated,
+        )
+        self._session.profile.count_tokens(usage)
+
+    async def hold(self, point: HoldPoint) -> None:
+        """Stop here if a test asked for it."""
+        await self._session.hold(point, self.run)
