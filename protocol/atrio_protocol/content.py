@@ -46,6 +46,7 @@ class ResourceContents(WireStruct, kw_only=True):
     mime_type: str | UnsetType = UNSET
     text: str | UnsetType = UNSET
     blob: str | UnsetType = UNSET
+    meta: dict[str, Any] | UnsetType = msgspec.field(name="_meta", default=UNSET)
 
 
 class ResourceBlock(WireStruct, kw_only=True, tag="resource", tag_field="type"):
@@ -89,7 +90,9 @@ def attachments_of(blocks: tuple[ContentBlock, ...]) -> tuple[Attachment, ...]:
             case ResourceBlock(resource=resource):
                 found.append(Attachment(type="resource", uri=resource.uri, mime_type=resource.mime_type))
             case ResourceLink():
-                found.append(Attachment(type="resource_link", name=block.name, uri=block.uri, mime_type=block.mime_type))
+                found.append(
+                    Attachment(type="resource_link", name=block.name, uri=block.uri, mime_type=block.mime_type)
+                )
     return tuple(found)
 
 

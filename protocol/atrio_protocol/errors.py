@@ -28,6 +28,8 @@ raises says in its own docstring what state the caller is left in.
 
 from typing import Any, ClassVar
 
+import msgspec
+
 from atrio_protocol.struct import WireStruct
 
 __all__ = [
@@ -90,7 +92,7 @@ class ErrorObject(WireStruct, kw_only=True):
 
     code: int
     message: str
-    data: dict[str, Any]
+    data: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
     @property
     def kind(self) -> str:
@@ -132,13 +134,19 @@ class WireError(Exception):
 
 
 class ParseFailed(WireError):
+    """It is not JSON. There is no id to answer to."""
+
     kind = "parse_error"
     code = -32700
+    request_id: msgspec.Raw | None = None
 
 
 class InvalidRequest(WireError):
+    """It is JSON, but no request. ``request_id`` is the id to answer to, where one could be read."""
+
     kind = "invalid_request"
     code = -32600
+    request_id: msgspec.Raw | None = None
 
 
 class NotInitialized(WireError):
@@ -365,14 +373,15 @@ def error_from_object(error: ErrorObject) -> WireError:
 
     An unknown kind becomes a `WireError` that keeps its kind, code and data.
     """
-    data = {key: value for key, value in error.data.items() if key not in {"kind", "retryable", "retryAfterMs"}}
-    retry = error.data.get("retryAfterMs")
     cls = ERRORS.get(error.kind)
     if cls is None:
         cls = type("UnknownError", (WireError,), {"kind": error.kind, "code": error.code})
-    return cls(
+    retry = error.data.get("retryAfterMs")
+    rebuilt = cls(
         error.message,
         retry_after_ms=retry if isinstance(retry, int) else None,
         retryable=bool(error.data.get("retryable")),
-        **{key: value for key, value in data.items() if key.isidentifier()},
     )
+    # Not as keywords: a peer may name a member like one of our own arguments.
+    rebuilt.data = {key: value for key, value in error.data.items() if key not in {"kind", "retryable", "retryAfterMs"}}
+    return rebuilt

@@ -212,12 +212,19 @@ EVENT_TYPES: dict[str, type[Event]] = {
 }
 
 
-class _Tag(msgspec.Struct):
+class _Head(msgspec.Struct, rename="camel"):
+    """What is known of any event, whatever its type."""
+
     type: str
+    seq: int
+    first_seq: int | UnsetType = UNSET
+    at: str = ""
 
 
-_tag_decoder = msgspec.json.Decoder(_Tag)
-_decoders: dict[str, msgspec.json.Decoder[Event]] = {name: msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()}
+_head_decoder = msgspec.json.Decoder(_Head)
+_decoders: dict[str, msgspec.json.Decoder[Event]] = {
+    name: msgspec.json.Decoder(cls) for name, cls in EVENT_TYPES.items()
+}
 
 
 def decode_event(data: bytes | msgspec.Raw) -> Event:
@@ -226,10 +233,9 @@ def decode_event(data: bytes | msgspec.Raw) -> Event:
     Raises:
         msgspec.DecodeError: It is not an event at all, or a known one is malformed.
     """
-    name = _tag_decoder.decode(data).type
-    decoder = _decoders.get(name)
+    head = _head_decoder.decode(data)
+    decoder = _decoders.get(head.type)
     if decoder is not None:
         return decoder.decode(data)
     body = msgspec.json.decode(data, type=dict[str, Any])
-    first = body.get("firstSeq", UNSET)
-    return UnknownEvent(seq=body["seq"], first_seq=first, at=body.get("at", ""), name=name, body=body)
+    return UnknownEvent(seq=head.seq, first_seq=head.first_seq, at=head.at, name=head.type, body=body)

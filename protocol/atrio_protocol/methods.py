@@ -3,25 +3,25 @@
 `METHODS` is the one table from which the server dispatches, the client types
 its calls and the schema is made. A field that the contract gives an error of
 its own for (`sessionId`, `path`) may be absent here, so that the handler can
-say which one it was; every other missing field is `invalid_params`.
+say which one it was; every other missing field is `invalid_params`. An optional
+field without a default takes null for absent, because many clients write it so.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from atrio_protocol.content import ContentBlock
-from atrio_protocol.limits import HISTORY_LIMIT_DEFAULT
-from atrio_protocol.struct import UNSET, UnsetType, WireStruct
-from atrio_protocol.things import Client, Delivery, Message, Permission, PermissionOutcome, Run, Session, Todo, Workspace
-from atrio_protocol.who import Author
+from atrio_protocol.limits import HISTORY_LIMIT_DEFAULT, MAX_ID_CHARS, MAX_USER_NAME_CHARS
+from atrio_protocol.struct import UNSET, Positive, UnsetType, Whole, WireStruct
+from atrio_protocol.things import Client, Delivery, Message, Permission, Run, Session, Todo, Workspace
 
 __all__ = [
     "METHODS",
     "SCOPES",
+    "AttachParams",
     "Attached",
     "AttachedStream",
-    "AttachParams",
     "CancelParams",
     "CancelRequestParams",
     "CancelResult",
@@ -47,10 +47,6 @@ __all__ = [
     "OpenParams",
     "OpenResult",
     "PeerInfo",
-    "PermissionListParams",
-    "PermissionListResult",
-    "PermissionRespondParams",
-    "PermissionRespondResult",
     "Position",
     "PromptParams",
     "PromptResult",
@@ -99,7 +95,7 @@ class Empty(WireStruct, kw_only=True):
 class PeerInfo(WireStruct, kw_only=True):
     name: str
     version: str
-    title: str | UnsetType = UNSET
+    title: str | None | UnsetType = UNSET
 
 
 class InitializeParams(WireStruct, kw_only=True):
@@ -108,7 +104,7 @@ class InitializeParams(WireStruct, kw_only=True):
     protocol_version: int
     client_info: PeerInfo
     client_id: Any | UnsetType = UNSET
-    user_name: str | None | UnsetType = UNSET
+    user_name: Annotated[str, msgspec.Meta(max_length=MAX_USER_NAME_CHARS)] | None | UnsetType = UNSET
 
 
 class Capabilities(WireStruct, kw_only=True):
@@ -148,7 +144,7 @@ class Position(WireStruct, kw_only=True):
     """Where a reader is: the last event it has of a stream."""
 
     epoch: str
-    seq: int
+    seq: Whole
 
 
 class AttachedStream(WireStruct, kw_only=True):
@@ -203,7 +199,7 @@ class SessionResult(WireStruct, kw_only=True):
 class SessionListParams(WireStruct, kw_only=True):
     workspace_id: str
     query: str | None | UnsetType = UNSET
-    limit: int = 50
+    limit: Positive = 50
     cursor: str | None | UnsetType = UNSET
     children: bool = False
 
@@ -226,8 +222,8 @@ class SetModelParams(SessionParams, kw_only=True):
 
 
 class MessagesParams(SessionParams, kw_only=True):
-    before: int | None | UnsetType = UNSET
-    limit: int = 100
+    before: Whole | None | UnsetType = UNSET
+    limit: Positive = 100
 
 
 class MessagesResult(WireStruct, kw_only=True):
@@ -262,7 +258,7 @@ class ClientListResult(WireStruct, kw_only=True):
 
 class AttachParams(SessionParams, kw_only=True):
     after: Position | None | UnsetType = UNSET
-    history_limit: int = HISTORY_LIMIT_DEFAULT
+    history_limit: Whole = HISTORY_LIMIT_DEFAULT
     watch: tuple[str, ...] = ()
 
 
@@ -282,7 +278,7 @@ class Attached(WireStruct, kw_only=True):
 
 class PromptParams(SessionParams, kw_only=True):
     prompt: tuple[ContentBlock, ...]
-    run_id: str | None | UnsetType = UNSET
+    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None | UnsetType = UNSET
     delivery: Delivery | None | UnsetType = UNSET
     model: str | None | UnsetType = UNSET
     meta: dict[str, Any] | None | UnsetType = msgspec.field(name="_meta", default=UNSET)
@@ -322,37 +318,17 @@ class RunResult(WireStruct, kw_only=True):
 
 
 class RunWaitParams(RunParams, kw_only=True):
-    timeout_ms: int | None | UnsetType = UNSET
+    timeout_ms: Whole | None | UnsetType = UNSET
 
 
 class RunListParams(SessionParams, kw_only=True):
-    before: int | None | UnsetType = UNSET
-    limit: int = 50
+    before: Whole | None | UnsetType = UNSET
+    limit: Positive = 50
 
 
 class RunListResult(WireStruct, kw_only=True):
     runs: tuple[Run, ...]
     more: bool
-
-
-class PermissionListParams(WireStruct, kw_only=True):
-    workspace_id: str | UnsetType = UNSET
-    session_id: str | UnsetType = UNSET
-
-
-class PermissionListResult(WireStruct, kw_only=True):
-    permissions: tuple[Permission, ...]
-
-
-class PermissionRespondParams(WireStruct, kw_only=True):
-    permission_id: str
-    option_id: str
-
-
-class PermissionRespondResult(WireStruct, kw_only=True):
-    resolved: bool
-    outcome: PermissionOutcome
-    by: Author | UnsetType = UNSET
 
 
 class ModelInfo(WireStruct, kw_only=True):
@@ -365,7 +341,7 @@ class ModelInfo(WireStruct, kw_only=True):
 
 
 class ModelListParams(WireStruct, kw_only=True):
-    workspace_id: str | UnsetType = UNSET
+    workspace_id: str | None | UnsetType = UNSET
 
 
 class ModelListResult(WireStruct, kw_only=True):
@@ -387,8 +363,8 @@ class ServerShutdownParams(WireStruct, kw_only=True):
 
 class GatesParams(WireStruct, kw_only=True):
     wait: str | None | UnsetType = UNSET
-    count: int = 1
-    timeout_ms: int | None | UnsetType = UNSET
+    count: Positive = 1
+    timeout_ms: Whole | None | UnsetType = UNSET
 
 
 class WaiterInfo(WireStruct, kw_only=True):
