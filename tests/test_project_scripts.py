@@ -47,7 +47,7 @@ class Checkout:
         self.program(str(self.root / ".venv/bin/atrio"), 'echo "$PWD|$*"')
 
     def start(
-        self, *arguments: str, cwd: Path | None = None, script: Path | None = None, **env: str
+        self, *arguments: str, cwd: Path | None = None, script: Path | None = None, env: dict[str, str] | None = None
     ) -> tuple[int, str]:
         """Run `scripts/atrio`; its exit code and all that it printed."""
         done = subprocess.run(
