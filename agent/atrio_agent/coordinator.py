@@ -20,7 +20,7 @@ import trio
 from atrio_agent.clock import now
 from atrio_agent.gates import Gates
 from atrio_agent.ground import Ground
-from atrio_agent.lifetime import Deadlines, Errands
+from atrio_agent.lifetime import Deadlines, Errand, Errands
 from atrio_agent.models.choose import Models
 from atrio_agent.profile import session_view
 from atrio_agent.session import Session
@@ -83,6 +83,8 @@ class Coordinator:
             SessionNotFound: There is none, or it is being deleted.
             StorageUnavailable: It could not be read.
         """
+        if self.deleted(session_id):
+            raise _not_found(session_id)
         found = self.loaded(session_id)
         if found is not None:
             return found
@@ -111,15 +113,16 @@ class Coordinator:
         )
         return await self.ground.errands.do(lambda: self._make(row), name="new session")
 
-    async def delete(self, session_id: str) -> None:
-        """Cancel a session's runs and its children's, wait for their ends, and delete the rows.
+    def delete_soon(self, session: Session) -> Errand[None]:
+        """Delete a session and its children: from now on its id is not found.
 
-        Raises:
-            SessionNotFound: There is none.
-            StorageUnavailable: The rows are still there, and so is the session.
+        Its runs are cancelled and their ends sent, one commit deletes the rows,
+        then the streams end. If the rows cannot be deleted the errand fails
+        with `StoreFailed`, and the session is there again.
         """
-        session = await self.session(session_id)
-        await self.ground.errands.do(lambda: self._delete(session), name="delete session")
+        self._deleted.add(session.session_id)
+        session.close()
+        return self.ground.errands.start(lambda: self._delete(session), name="delete session")
 
     def view_of(self, row: SessionRow) -> SessionView:
         """A session of a list: from memory where it is loaded, else as stored."""
@@ -179,7 +182,7 @@ class Coordinator:
         try:
             loaded = None if self.deleted(session_id) else await self._read(session_id)
             if loaded is None or self.deleted(session_id):
-                raise SessionNotFound(f"There is no session {session_id!r}.", sessionId=session_id)
+                raise _not_found(session_id)
             return self._start(loaded)
         finally:
             del self._loading[session_id]
@@ -217,7 +220,6 @@ class Coordinator:
     async def _delete(self, session: Session) -> None:
         store = self.ground.store
         doomed = [session.session_id]
-        self._deleted.update(doomed)
         try:
             doomed += await store.descendants(session.session_id)
             self._deleted.update(doomed)
@@ -227,12 +229,12 @@ class Coordinator:
             for one in held:
                 await one.session.quiesced()
             await store.write_soon(DeleteSessions(session_ids=tuple(doomed))).wait()
-        except StoreFailed as exc:
+        except StoreFailed:
             self._deleted.difference_update(doomed)
             for session_id in doomed:
                 if session_id in self._held:
                     self._held[session_id].session.closing = self.closing
-            raise StorageUnavailable(f"The session cannot be deleted: {exc}") from exc
+            raise
         for session_id in doomed:
             one = self._held.pop(session_id, None)
             if one is not None:
@@ -254,6 +256,10 @@ class Coordinator:
                     del self._held[session_id]
                     session.stream.close("unloaded")
                     held.scope.cancel()
+
+
+def _not_found(session_id: str) -> SessionNotFound:
+    return SessionNotFound(f"There is no session {session_id!r}.", sessionId=session_id)
 
 
 @asynccontextmanager

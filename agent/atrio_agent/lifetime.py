@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
-__all__ = ["CLOSE_S", "Deadlines", "Errands", "OwnerEnded"]
+__all__ = ["CLOSE_S", "Deadlines", "Errand", "Errands", "OwnerEnded"]
 
 T = TypeVar("T")
 
@@ -45,13 +45,38 @@ class Deadlines:
         return cls(processes_at=now + 2, terminals_at=now + 4, saves_at=now + 6, sockets_at=now + 8, end_at=now + 9)
 
 
-class _Slot(Generic[T]):
-    """Where an errand leaves its outcome for whoever still waits."""
+class Errand(Generic[T]):
+    """Something that an owner does for a request, which may wait for it or not."""
 
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.value: T | None = None
-        self.error: Exception | None = None
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._work = work
+        self._done = trio.Event()
+        self._value: T | None = None
+        self._error: Exception | None = None
+
+    async def wait(self) -> T:
+        """Wait for what comes of it. Cancelling the waiter does not stop the errand.
+
+        Raises:
+            OwnerEnded: The owner was closed first; the work was given up half-way.
+            Exception: What the work raised.
+        """
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # set whenever there is no error
+
+    async def run(self) -> None:
+        """Do it. Called once, by a task of the owner."""
+        try:
+            self._value = await self._work()
+        except Exception as exc:
+            self._error = exc
+        except BaseException:
+            self._error = OwnerEnded()
+            raise
+        finally:
+            self._done.set()
 
 
 class Errands:
@@ -69,19 +94,19 @@ class Errands:
         """Take no errands any more; the owner is about to end."""
         self._closed = True
 
-    async def do(self, work: Callable[[], Awaitable[T]], *, name: str) -> T:
-        """Have the owner do ``work`` and wait for what comes of it.
+    def start(self, work: Callable[[], Awaitable[T]], *, name: str) -> Errand[T]:
+        """Begin an errand.
 
         Raises:
-            Exception: What ``work`` raised. Cancelling the caller does not stop it.
-            OwnerEnded: The owner was closed first; the work was not begun, or given up half-way.
+            OwnerEnded: The owner takes none any more.
         """
-        slot: _Slot[T] = _Slot()
-        self.start_soon(self._run, work, slot, name=name)
-        await slot.done.wait()
-        if slot.error is not None:
-            raise slot.error
-        return slot.value  # type: ignore[return-value]  # set whenever there is no error
+        errand = Errand(work)
+        self.start_soon(errand.run, name=name)
+        return errand
+
+    async def do(self, work: Callable[[], Awaitable[T]], *, name: str) -> T:
+        """Begin an errand and wait for what comes of it; raises as `start` and `Errand.wait` do."""
+        return await self.start(work, name=name).wait()
 
     def start_soon(self, work: Callable[..., Awaitable[object]], *args: object, name: str) -> None:
         """Start a task of the owner, in a fresh context: a request's context must not live on in it.
@@ -92,17 +117,6 @@ class Errands:
         if self._closed:
             raise OwnerEnded
         contextvars.Context().run(lambda: self._nursery.start_soon(work, *args, name=name))
-
-    async def _run(self, work: Callable[[], Awaitable[T]], slot: _Slot[T]) -> None:
-        try:
-            slot.value = await work()
-        except Exception as exc:
-            slot.error = exc
-        except BaseException:
-            slot.error = OwnerEnded()
-            raise
-        finally:
-            slot.done.set()
 
 
 class OwnerEnded(Exception):

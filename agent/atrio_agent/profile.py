@@ -13,7 +13,8 @@ import msgspec
 from atrio_agent.clock import now
 from atrio_agent.ground import Ground
 from atrio_agent.models.base import Model
-from atrio_agent.store.base import Op, PutSession, SessionRow
+from atrio_agent.lifetime import Errand
+from atrio_agent.store.base import Op, PutSession, SessionRow, StoreFailed
 from atrio_agent.streams import Stream
 from atrio_agent.titles import NEW_SESSION, fallback_title, make_title
 from atrio_protocol.content import ContentBlock
@@ -88,15 +89,29 @@ class Profile:
         self._stream.publish(event)
         self._ground.stream.publish(event)
 
-    def set_title(self, title: str) -> None:
-        """Set the title for good: a person chose it."""
-        self._change(title=title, title_is_final=True)
-        self.refresh()
+    def set_title_soon(self, title: str) -> Errand[None]:
+        """Set the title for good: a person chose it. Nothing else changes."""
+        return self._store_soon(title=title, title_is_final=True)
 
-    def set_model(self, model_id: str) -> None:
+    def set_model_soon(self, model_id: str) -> Errand[None]:
         """Set the session's model; the next turn uses it."""
-        self._change(model=model_id, updated_at=now())
-        self.refresh()
+        return self._store_soon(model=model_id)
+
+    def _store_soon(self, **fields: object) -> Errand[None]:
+        """Change fields, tell once they are stored; taken back (`StoreFailed`) if they cannot be."""
+        before = {name: getattr(self.row, name) for name in fields}
+        self._change(**fields)
+        commit = self._ground.store.write_soon(PutSession(row=self.row))
+
+        async def tell() -> None:
+            try:
+                await commit.wait()
+            except StoreFailed:
+                self._change(**before)
+                raise
+            self.refresh()
+
+        return self._ground.errands.start(tell, name="change session")
 
     def prompted(self, prompt: tuple[ContentBlock, ...]) -> None:
         """A prompt was accepted. The first one names the session, until there is a better name."""

@@ -108,6 +108,11 @@ class Session:
         first = [self._active, *self._active.folded] if self._active else []
         return [*first, *_in_order(waiting)]
 
+    @property
+    def accept_seq(self) -> int:
+        """The highest number of acceptance so far."""
+        return self._accept_seq
+
     def idle(self) -> bool:
         """Whether nothing that was accepted is left to do."""
         return not self._open

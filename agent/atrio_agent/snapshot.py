@@ -1,0 +1,95 @@
+"""What a session is at one moment, for somebody who begins to read its stream.
+
+Everything that may still change is copied in one synchronous step together with
+the place in the stream; what the store is asked for afterwards is final and
+lies below it. So the snapshot is true as of its place, however long the store
+takes, and the events after it join without gap or overlap.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from atrio_agent.session import Session
+from atrio_agent.store.base import Store
+from atrio_agent.streams import Cursor
+from atrio_protocol.limits import PAGE_BYTES
+from atrio_protocol.methods import SessionSnapshot
+from atrio_protocol.things import Message, Run
+
+__all__ = ["Page", "messages_page", "take_snapshot"]
+
+
+class Page(NamedTuple):
+    """Messages, oldest first, and whether there are older ones."""
+
+    messages: tuple[Message, ...]
+    more: bool
+
+
+async def messages_page(session: Session, store: Store, *, before: int | None, limit: int) -> Page:
+    """The newest messages with an order below ``before``, those that still grow included.
+
+    Raises:
+        StoreFailed: The older ones cannot be read.
+    """
+    live = session.scribe.live_page(before)
+    stored_below = session.scribe.stored_below
+    return await _page(store, session.session_id, live, min(stored_below, before or stored_below), limit)
+
+
+async def take_snapshot(
+    session: Session, store: Store, *, history_limit: int, watch: tuple[str, ...]
+) -> tuple[Cursor, SessionSnapshot]:
+    """A snapshot and the place in the stream as of which it is true.
+
+    Raises:
+        StoreFailed: The older messages cannot be read.
+    """
+    while True:
+        cursor = session.stream.cursor()
+        live = session.scribe.live_page(None)
+        stored_below = session.scribe.stored_below
+        view = session.profile.view()
+        runs = [run.view() for run in session.open_runs()]
+        page = await _page(store, session.session_id, live, stored_below, history_limit)
+        known = {run.run_id for run in runs}
+        for run_id in dict.fromkeys(watch):
+            if run_id not in known and session.knows(run_id):
+                stored = await store.run(run_id)
+                if stored is not None and stored.session_id == session.session_id and stored.state == "completed":
+                    runs.append(_without_prompt(stored))
+        if not cursor.lagged:
+            return cursor, SessionSnapshot(
+                session=view,
+                messages=page.messages,
+                more=page.more,
+                todos=(),
+                runs=tuple(runs),
+                permissions=(),
+            )
+
+
+async def _page(store: Store, session_id: str, live: list[Message], stored_below: int, limit: int) -> Page:
+    """Join the messages in memory with those of the store, within the limits of a page."""
+    kept: list[Message] = []
+    size = 0
+    for message in reversed(live):
+        size += len(msgspec.json.encode(message))
+        if kept and (len(kept) >= limit or size > PAGE_BYTES) and kept[-1].role != "tool":
+            return Page(tuple(reversed(kept)), more=True)
+        kept.append(message)
+    kept.reverse()
+    starts_with_tool = bool(kept) and kept[0].role == "tool"
+    room = limit - len(kept)
+    if room <= 0 and not starts_with_tool:
+        older = await store.messages(session_id, before=stored_below, limit=1, max_bytes=1)
+        return Page(tuple(kept), more=bool(older.messages))
+    stored = await store.messages(session_id, before=stored_below, limit=max(room, 1), max_bytes=max(PAGE_BYTES - size, 1))
+    if kept and not starts_with_tool and size >= PAGE_BYTES:
+        return Page(tuple(kept), more=bool(stored.messages))
+    return Page(stored.messages + tuple(kept), more=stored.more)
+
+
+def _without_prompt(run: Run) -> Run:
+    return msgspec.structs.replace(run, prompt=msgspec.UNSET)

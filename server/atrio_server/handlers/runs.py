@@ -1,0 +1,94 @@
+"""`run/*`: what became of a prompt."""
+
+import math
+
+import msgspec
+import trio
+
+from atrio_agent.runs import LiveRun
+from atrio_protocol.errors import InvalidParams, RunNotFound, WorkspaceClosing
+from atrio_protocol.methods import RunListParams, RunListResult, RunParams, RunResult, RunWaitParams
+from atrio_protocol.things import Run
+from atrio_server.calls import Caller, Later
+from atrio_server.handlers.finding import find_session, reading
+from atrio_server.server import Server
+from atrio_server.workspace import Workspace
+
+__all__ = ["run_get", "run_list", "run_wait"]
+
+MAX_LIST = 1_000
+
+
+async def run_get(server: Server, _caller: Caller, params: RunParams) -> Later:
+    """One run as it stands, with its whole prompt while it is open."""
+    workspace = await server.workspaces.of_run(params.run_id)
+
+    async def read() -> RunResult:
+        run = _live(workspace, params.run_id)
+        if run is not None:
+            return RunResult(run=run.view(whole=not run.completed))
+        return RunResult(run=await _stored(workspace, params.run_id))
+
+    return Later(read)
+
+
+async def run_wait(server: Server, _caller: Caller, params: RunWaitParams) -> Later:
+    """A run once it is completed, or as it stands when the time is over."""
+    workspace = await server.workspaces.of_run(params.run_id)
+    timeout_ms = params.timeout_ms if isinstance(params.timeout_ms, int) else None
+    if timeout_ms is not None and timeout_ms < 0:
+        raise InvalidParams("The time to wait must not be negative.", path="/timeoutMs")
+
+    async def wait() -> RunResult:
+        run = _live(workspace, params.run_id)
+        if run is not None:
+            with trio.move_on_after(math.inf if timeout_ms is None else timeout_ms / 1000):
+                await run.done.wait()
+            if run.completed or not run.done.is_set():
+                return RunResult(run=run.view())
+            raise WorkspaceClosing("The workspace closed before the end of the run was stored.")
+        return RunResult(run=await _stored(workspace, params.run_id))
+
+    return Later(wait, by_design=True)
+
+
+async def run_list(server: Server, _caller: Caller, params: RunListParams) -> Later:
+    """A session's runs, newest first."""
+    workspace, session = await find_session(server, params)
+    before = params.before if isinstance(params.before, int) else None
+    if not 1 <= params.limit <= MAX_LIST:
+        raise InvalidParams(f"The limit must be from 1 to {MAX_LIST}.", path="/limit")
+
+    async def read() -> RunListResult:
+        with reading("runs"):
+            page = await workspace.store.runs(session.session_id, before=before, limit=params.limit)
+        runs = [_now(workspace, run) for run in page.runs]
+        return RunListResult(runs=tuple(runs), more=page.more)
+
+    return Later(read)
+
+
+def _live(workspace: Workspace, run_id: str) -> LiveRun | None:
+    """The run, if it is announced and not completed."""
+    for session in workspace.coordinator.sessions():
+        run = session.find_open(run_id)
+        if run is not None and run.announced:
+            return run
+    return None
+
+
+def _now(workspace: Workspace, stored: Run) -> Run:
+    """A run of a list: as it stands where it is open, else as it is stored."""
+    run = None if stored.state == "completed" else _live(workspace, stored.run_id)
+    return stored if run is None else run.view()
+
+
+async def _stored(workspace: Workspace, run_id: str) -> Run:
+    with reading("run"):
+        run = await workspace.store.run(run_id)
+    if run is None or workspace.coordinator.deleted(run.session_id):
+        raise RunNotFound(f"There is no run {run_id!r}.", runId=run_id)
+    if run.state == "completed":
+        return msgspec.structs.replace(run, prompt=msgspec.UNSET)
+    live = _live(workspace, run_id)  # it was announced while the store was read
+    return run if live is None else live.view(whole=True)

@@ -1,0 +1,47 @@
+"""`server/*` and `model/list`: the server itself."""
+
+import os
+import time
+
+from atrio_protocol.errors import ServerNotIdle
+from atrio_protocol.methods import (
+    Empty,
+    ModelListParams,
+    ModelListResult,
+    NoParams,
+    ServerInfoResult,
+    ServerShutdownParams,
+)
+from atrio_protocol.version import VERSION
+from atrio_server.calls import Caller
+from atrio_server.server import Server
+
+__all__ = ["model_list", "server_info", "server_shutdown"]
+
+
+async def model_list(server: Server, _caller: Caller, _params: ModelListParams) -> ModelListResult:
+    """The models that can be used, which is the default, and why."""
+    return ModelListResult(models=server.models.listing())
+
+
+async def server_info(server: Server, _caller: Caller, _params: NoParams) -> ServerInfoResult:
+    """What the server is and how busy."""
+    workspaces = server.workspaces.all()
+    return ServerInfoResult(
+        version=VERSION,
+        pid=os.getpid(),
+        uptime_ms=int((time.monotonic() - server.started_at) * 1000),
+        workspaces=len(workspaces),
+        connections=len(server.connections),
+        runs_active=sum(workspace.coordinator.active_run_count() for workspace in workspaces if workspace.state == "open"),
+    )
+
+
+async def server_shutdown(server: Server, _caller: Caller, params: ServerShutdownParams) -> Empty:
+    """Stop the server as a signal would; with ``ifIdle`` only when nothing runs."""
+    if params.if_idle:
+        running = sum(workspace.coordinator.open_run_count() for workspace in server.workspaces.all())
+        if running:
+            raise ServerNotIdle(f"{running} runs are not completed; wait for them, or shut down without ifIdle.")
+    server.stop_soon()
+    return Empty()

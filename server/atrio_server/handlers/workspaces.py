@@ -1,0 +1,163 @@
+"""`workspace/*`, `client/list` and `session/view`: directories, and who is in them."""
+
+import msgspec
+
+from atrio_agent.store.base import StoreFailed
+from atrio_protocol.errors import InvalidParams, NotAttached, PathRequired, StorageUnavailable
+from atrio_protocol.limits import PAGE_BYTES
+from atrio_protocol.methods import (
+    AttachedStream,
+    ClientListResult,
+    Empty,
+    NoParams,
+    OpenParams,
+    OpenResult,
+    Position,
+    SessionListParams,
+    SessionListResult,
+    ViewParams,
+    WorkspaceListResult,
+    WorkspaceParams,
+    WorkspaceResult,
+    WorkspaceSnapshot,
+)
+from atrio_protocol.struct import UNSET, given
+from atrio_protocol.things import Session
+from atrio_server.calls import AttachReply, Caller, Key, Later, Reply
+from atrio_server.server import Server
+from atrio_server.workspace import Workspace
+
+__all__ = [
+    "client_list",
+    "session_list",
+    "session_view",
+    "workspace_close",
+    "workspace_get",
+    "workspace_list",
+    "workspace_open",
+]
+
+SNAPSHOT_SESSIONS = 100
+MAX_LIST = 1_000
+
+
+async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> Reply | Later:
+    """Open a directory's workspace, claim it, and attach to its stream."""
+    path = given(params.path, "")
+    if not path:
+        raise PathRequired("A workspace needs the absolute path of its directory.", path="/path")
+    workspace = await server.workspaces.open(path, create=params.create)
+    if not caller.is_socket:
+        workspace.hold()
+        return OpenResult(workspace=workspace.view())
+    view = given(params.view, "") or None
+    workspace.claim(caller, view=view)
+    key = Key("workspace", workspace.workspace_id)
+    workspace.note_attachment(caller, key)
+    after = params.after if isinstance(params.after, Position) else None
+
+    async def attach() -> AttachReply:
+        cursor = workspace.stream.cursor(after)
+        if after is not None and cursor.recovered:
+            stream = AttachedStream(epoch=after.epoch, seq=after.seq, recovered=True, head=workspace.stream.seq)
+            return AttachReply(OpenResult(workspace=workspace.view(), stream=stream), key, cursor)
+        while True:
+            cursor = workspace.stream.cursor()
+            clients = workspace.presence.clients()
+            listed = await _list(workspace, limit=SNAPSHOT_SESSIONS, cursor=None, query=None, children=False)
+            if not cursor.lagged:
+                break
+        stream = AttachedStream(
+            epoch=workspace.stream.epoch, seq=cursor.seq, recovered=False, head=workspace.stream.seq
+        )
+        snapshot = WorkspaceSnapshot(
+            sessions=listed.sessions, next_cursor=listed.next_cursor, clients=clients, permissions=()
+        )
+        return AttachReply(OpenResult(workspace=workspace.view(), stream=stream, snapshot=snapshot), key, cursor)
+
+    return Later(attach, after=(key,))
+
+
+async def workspace_close(server: Server, caller: Caller, params: WorkspaceParams) -> Reply | Later:
+    """End this connection's claim and its attachments there; by HTTP, the hold."""
+    workspace = server.workspaces.get(params.workspace_id)
+    if not caller.is_socket:
+        workspace.close_claim(caller)
+        return Empty()
+    keys = workspace.close_claim(caller)
+
+    async def answer() -> Empty:
+        return Empty()
+
+    return Later(answer, after=keys, detaches=keys)
+
+
+async def workspace_list(server: Server, _caller: Caller, _params: NoParams) -> WorkspaceListResult:
+    """The open workspaces."""
+    return WorkspaceListResult(workspaces=tuple(workspace.view() for workspace in server.workspaces.all()))
+
+
+async def workspace_get(server: Server, _caller: Caller, params: WorkspaceParams) -> WorkspaceResult:
+    """One open workspace."""
+    return WorkspaceResult(workspace=server.workspaces.get(params.workspace_id).view())
+
+
+async def session_list(server: Server, _caller: Caller, params: SessionListParams) -> Later:
+    """The sessions of a workspace, newest updated first."""
+    workspace = server.workspaces.get(params.workspace_id)
+    if not 1 <= params.limit <= MAX_LIST:
+        raise InvalidParams(f"The limit must be from 1 to {MAX_LIST}.", path="/limit")
+
+    async def read() -> SessionListResult:
+        return await _list(
+            workspace,
+            limit=params.limit,
+            cursor=given(params.cursor, "") or None,
+            query=given(params.query, "") or None,
+            children=params.children,
+        )
+
+    return Later(read)
+
+
+async def session_view(server: Server, caller: Caller, params: ViewParams) -> Empty:
+    """Say what this client looks at."""
+    workspace = server.workspaces.get(params.workspace_id)
+    if caller.author is None or not workspace.claimed_by(caller):
+        raise NotAttached("Open the workspace on this connection before you say what you look at.")
+    if params.session_id is not None:
+        await workspace.coordinator.session(params.session_id)
+        if not workspace.claimed_by(caller):
+            raise NotAttached("The claim was closed meanwhile.")
+    workspace.presence.view(caller.author.client_id, params.session_id)
+    return Empty()
+
+
+async def client_list(server: Server, _caller: Caller, params: WorkspaceParams) -> ClientListResult:
+    """Who is in a workspace."""
+    return ClientListResult(clients=server.workspaces.get(params.workspace_id).presence.clients())
+
+
+async def _list(
+    workspace: Workspace, *, limit: int, cursor: str | None, query: str | None, children: bool
+) -> SessionListResult:
+    """A page of sessions, cut so that the answer stays a moderate frame."""
+    while True:
+        try:
+            page = await workspace.store.sessions(query=query, limit=limit, cursor=cursor, children=children)
+        except ValueError as exc:
+            raise InvalidParams("The cursor is not one of this server's.", path="/cursor") from exc
+        except StoreFailed as exc:
+            raise StorageUnavailable(f"The sessions cannot be read: {exc}") from exc
+        found: list[Session] = []
+        size = 0
+        coordinator = workspace.coordinator
+        for row in page.sessions:
+            if coordinator.deleted(row.session_id):
+                continue
+            session = coordinator.view_of(row)
+            size += len(msgspec.json.encode(session))
+            found.append(session)
+        if size <= PAGE_BYTES or limit == 1:
+            return SessionListResult(sessions=tuple(found), next_cursor=given(page.next_cursor, "") or UNSET)
+        limit = max(limit // 2, 1)

@@ -1,0 +1,238 @@
+"""One open workspace: who claims it, what it holds, and how it ends.
+
+A workspace lives in a task of its own. Its outer level is the store and the
+streams, its inner one the coordinator with every session and run. It ends when
+nobody needs it any more or the server closes, always in the same order: refuse,
+cancel, wait, save, end the streams, close the store.
+
+Requests only signal: `claim`, `hold` and the like are synchronous, and whether
+the workspace is still needed is decided by its own task.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+import trio
+
+from atrio_agent.coordinator import Coordinator, open_coordinator
+from atrio_agent.gates import Gates
+from atrio_agent.lifetime import Deadlines
+from atrio_agent.models.choose import Models
+from atrio_agent.store.base import Store
+from atrio_agent.streams import Rings, Stream
+from atrio_agent.tools.registry import Tools
+from atrio_protocol.events import WorkspaceClosingEvent
+from atrio_protocol.things import Workspace as WorkspaceView
+from atrio_server.calls import Caller, Key
+from atrio_server.presence import Presence
+
+__all__ = ["HOLD_S", "Means", "Workspace"]
+
+HOLD_S: Final = 30.0
+"""Seconds that an open over HTTP, or a method that names something inside, keeps a workspace open."""
+
+log = structlog.get_logger("atrio.workspace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What every workspace of the server works with."""
+
+    models: Models
+    tools: Tools
+    gates: Gates
+    rings: Rings
+    detach_grace_s: float
+    keep_alive: Literal["runs", "clients"]
+    record_requests: bool
+
+
+class Workspace:
+    """A workspace that is opening, open or closing. `Workspaces` runs `serve`, once."""
+
+    def __init__(self, means: Means, *, workspace_id: str, path: Path) -> None:
+        self._means = means
+        self.workspace_id = workspace_id
+        self.path = path
+        self.created_at = ""
+        self.state: Literal["opening", "open", "closing", "closed"] = "opening"
+        self.stream = Stream(means.rings)
+        self.presence = Presence(
+            grace_s=means.detach_grace_s, publish=self.stream.publish, on_view=self._viewers_changed
+        )
+        self.ready = trio.Event()
+        """Set when it is open, or could not be opened (then ``failed`` says why)."""
+        self.closed = trio.Event()
+        self.failed: Exception | None = None
+        self._coordinator: Coordinator | None = None
+        self._store: Store | None = None
+        self._held_until = math.inf  # until somebody claims or holds it for the first time
+        self._born_held = True
+        self._closing_for: tuple[str, Deadlines] | None = None
+        self._changed = trio.Event()
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """The sessions. Only once it is open."""
+        if self._coordinator is None:
+            raise RuntimeError("the workspace is not open")
+        return self._coordinator
+
+    @property
+    def store(self) -> Store:
+        """Where it is kept; readable until the workspace is closed."""
+        if self._store is None:
+            raise RuntimeError("the workspace is not open")
+        return self._store
+
+    def view(self) -> WorkspaceView:
+        """The workspace as it is on the wire."""
+        return WorkspaceView(
+            workspace_id=self.workspace_id,
+            path=str(self.path),
+            state="open" if self.state == "open" else "closing",
+            created_at=self.created_at,
+            clients=len(self.presence),
+        )
+
+    # Who needs it.
+
+    def claim(self, caller: Caller, *, view: str | None = None) -> None:
+        """Claim it for a connection, until it closes its claim or is lost for longer than the grace."""
+        author = caller.author
+        if author is None or not caller.is_socket:
+            return
+        if self._born_held:
+            self._born_held, self._held_until = False, -math.inf
+        if not self.presence.claims(caller.connection_id, author.client_id):
+            connection_id, client_id = caller.connection_id, author.client_id
+            caller.on_close.append(lambda: self._lost(connection_id, client_id))
+        self.presence.claim(caller.connection_id, author, view=view)
+        self._wake()
+
+    def claimed_by(self, caller: Caller) -> bool:
+        """Whether this connection has a live claim."""
+        return caller.author is not None and self.presence.claims(caller.connection_id, caller.author.client_id)
+
+    def note_attachment(self, caller: Caller, key: Key) -> None:
+        """Remember what a claiming connection is attached to here."""
+        if caller.author is not None and self.claimed_by(caller):
+            self.presence.note_attachment(caller.connection_id, caller.author.client_id, key)
+
+    def close_claim(self, caller: Caller) -> tuple[Key, ...]:
+        """End this connection's claim, or the hold of HTTP; returns what it was attached to here."""
+        keys: tuple[Key, ...] = ()
+        if caller.author is not None and caller.is_socket:
+            keys = self.presence.close(caller.connection_id, caller.author.client_id)
+        elif not caller.is_socket:
+            self._held_until, self._born_held = -math.inf, False
+        self._wake()
+        return keys
+
+    def hold(self, *, for_a_claim: bool = False) -> None:
+        """Keep it open for the next `HOLD_S` seconds. ``for_a_claim``: the first claim ends the hold."""
+        if for_a_claim and not self._born_held and self._held_until > trio.current_time():
+            return
+        self._held_until, self._born_held = trio.current_time() + HOLD_S, for_a_claim
+        self._wake()
+
+    def close_soon(self, reason: str, deadlines: Deadlines) -> None:
+        """Close it whoever needs it. Does not wait; safe to call twice."""
+        if self._closing_for is None:
+            self._closing_for = reason, deadlines
+            self._refuse()
+        self._wake()
+
+    def _refuse(self) -> None:
+        self.state = "closing"
+        if self._coordinator is not None:
+            self._coordinator.closing = True
+
+    # Its life.
+
+    async def serve(self, open_store: Callable[["Workspace"], AbstractAsyncContextManager[Store]]) -> None:
+        """Open, serve until nobody needs it, and close. Returns when everything of it is gone.
+
+        A failure at opening is left in ``failed``; a later one ends its streams
+        like a closing, and the next opening recovers.
+        """
+        try:
+            async with open_store(self) as store:
+                self._store = store
+                await self._serve(store)
+        except Exception as exc:
+            if self.ready.is_set():
+                log.exception("workspace failed", workspace=self.workspace_id)
+            else:
+                self.failed = exc
+        finally:
+            self.state = "closed"
+            self.stream.close("closed")
+            self.ready.set()
+            self.closed.set()
+
+    async def _serve(self, store: Store) -> None:
+        try:
+            async with open_coordinator(
+                workspace_id=self.workspace_id,
+                root=self.path,
+                store=store,
+                stream=self.stream,
+                rings=self._means.rings,
+                models=self._means.models,
+                tools=self._means.tools,
+                gates=self._means.gates,
+                on_activity=self._wake,
+                viewers=self.presence.viewers,
+                record_requests=self._means.record_requests,
+            ) as coordinator:
+                self._coordinator = coordinator
+                if self._closing_for is None:
+                    self.state = "open"
+                self.ready.set()
+                reason, deadlines = await self._until_not_needed(coordinator)
+                self._refuse()
+                log.info("workspace closing", workspace=self.workspace_id, reason=reason)
+                self.stream.publish(WorkspaceClosingEvent(reason=reason))
+                with trio.CancelScope(shield=True):  # bounded: quiescing ends at its own deadline
+                    await coordinator.quiesce(deadlines)
+                store.set_close_deadline(deadlines.saves_at)
+                coordinator.end_streams("workspace_closed")
+                self.stream.close("closed")
+        finally:
+            if self._coordinator is not None:
+                self._coordinator.end_streams("workspace_closed")
+
+    async def _until_not_needed(self, coordinator: Coordinator) -> tuple[str, Deadlines]:
+        """Wait until the workspace is to close; returns why and until when each step may take."""
+        while True:
+            if self._closing_for is not None:
+                return self._closing_for
+            self.presence.expire(at=trio.current_time())
+            kept_by_runs = self._means.keep_alive == "runs" and coordinator.open_run_count() > 0
+            until = max(self._held_until, math.inf if len(self.presence) else -math.inf)
+            if not kept_by_runs and until <= trio.current_time():
+                return "unused", Deadlines.for_one_workspace()
+            with trio.move_on_at(min(self.presence.next_loss_at(), self._next_hold_end())):
+                await self._changed.wait()
+
+    def _next_hold_end(self) -> float:
+        return self._held_until if self._held_until > trio.current_time() else math.inf
+
+    def _lost(self, connection_id: str, client_id: str) -> None:
+        self.presence.lose(connection_id, client_id, at=trio.current_time())
+        self._wake()
+
+    def _viewers_changed(self, session_id: str) -> None:
+        session = self._coordinator.loaded(session_id) if self._coordinator else None
+        if session is not None:
+            session.profile.refresh()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
