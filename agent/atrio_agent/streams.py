@@ -32,7 +32,7 @@ RING_BYTES: Final = 2 * 1024 * 1024
 RINGS_BYTES: Final = 64 * 1024 * 1024
 """Most that all streams of the process keep, counted alike."""
 
-EVENT_OVERHEAD_BYTES: Final = 320
+EVENT_OVERHEAD_BYTES: Final = 256
 """What an event takes in the ring beside its encoded bytes."""
 
 FLOOD_BYTES: Final = 256 * 1024

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from atrio_agent.streams import Cursor
+from atrio_protocol.jsonrpc import Notification, Request
 from atrio_protocol.methods import Scope
 from atrio_protocol.struct import WireStruct
 from atrio_protocol.who import Author
 
-__all__ = ["AttachReply", "Caller", "Key", "Later", "Reply"]
+__all__ = ["AttachReply", "Begin", "Caller", "Key", "Later", "Notify", "Reply"]
 
 
 class Key(NamedTuple):
@@ -60,10 +61,19 @@ class Later(NamedTuple):
     ``by_design``: it may wait for as long as it likes and is not counted among
     the requests in work. ``after``: it starts only when earlier requests of the
     connection that touch the same attachment are answered. ``detaches``: that
-    attachment ends when the reply is taken.
+    attachment ends when the reply is taken. ``behind``: what these streams hold
+    when the reply is taken goes out before it, to the end if they were closed.
     """
 
     run: Callable[[], Awaitable[Reply]]
     by_design: bool = False
     after: tuple[Key, ...] = ()
     detaches: tuple[Key, ...] = ()
+    behind: tuple[Key, ...] = ()
+
+
+Begin = Callable[[Caller, Request], Awaitable[Reply | Later]]
+"""Starts one request. Raises `WireError` and nothing else; what it awaits, later requests of the connection share."""
+
+Notify = Callable[[Caller, Notification], Awaitable[None]]
+"""Starts what a notification asks for. Raises nothing; one that is not known is ignored."""

@@ -1,0 +1,366 @@
+"""One WebSocket connection: what it reads, what it writes, how it is kept alive and how it ends.
+
+One task reads: it starts each request in the order received and spawns only
+what has to wait. One task writes, and no other sends messages: replies first,
+then whatever is new in the attached streams. A send that is cancelled half-way
+would corrupt the socket, so the writer is cancelled only together with it.
+
+The end of a connection cancels its waiting requests and drops its cursors; no
+run, claim or workspace ends here. What was received before the end is still
+begun. Sizes, time limits of writes and the stream itself are the door's affair.
+"""
+
+import math
+import secrets
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+from trio_websocket import ConnectionClosed
+
+from atrio_protocol.errors import (
+    InternalError,
+    InvalidRequest,
+    ParseFailed,
+    RequestCancelled,
+    ServerClosing,
+    WireError,
+)
+from atrio_protocol.jsonrpc import (
+    SMALL_BYTES,
+    Message,
+    Notification,
+    Request,
+    encode_error,
+    encode_result,
+    parse_message,
+    request_key,
+)
+from atrio_protocol.limits import MAX_IN_FLIGHT, MAX_WAITING
+from atrio_protocol.methods import CancelRequestParams
+from atrio_protocol.struct import WireStruct
+from atrio_server.attachments import Attachments
+from atrio_server.calls import AttachReply, Begin, Caller, Key, Later, Notify, Reply
+from atrio_server.outbox import Outbox, Work
+from atrio_server.web_socket import BoundedWebSocket
+
+__all__ = ["CLOSE_S", "PING_EVERY_S", "PONG_WITHIN_S", "Connection", "serve_connection"]
+
+PING_EVERY_S: Final = 20.0
+PONG_WITHIN_S: Final = 20.0
+
+CLOSE_S: Final = 1.0
+"""How long a close frame may wait for its echo; what still comes is read and dropped meanwhile."""
+
+_PAUSE_S: Final = 1.0
+"""A wait of this length, in which nothing could be read, makes the pong's time begin anew."""
+
+log = structlog.get_logger("atrio.socket")
+
+
+class Connection:
+    """A connection that is being served. Made by `serve_connection`."""
+
+    def __init__(
+        self,
+        ws: BoundedWebSocket,
+        caller: Caller,
+        begin: Begin,
+        notify: Notify,
+        *,
+        parsing: trio.CapacityLimiter,
+    ) -> None:
+        self.caller = caller
+        self._ws = ws
+        self._begin = begin
+        self._notify = notify
+        self._parsing = parsing
+        self._attachments = Attachments(self._wake)
+        self._outbox = Outbox(self._wake, max_in_flight=MAX_IN_FLIGHT, max_waiting=MAX_WAITING)
+        self._news: trio.Event | None = None
+        self._reading = trio.CancelScope()
+        self._life = trio.CancelScope()
+        self._closing: tuple[int, str] | None = None
+        self._drain_until = -math.inf
+        self._drained = trio.Event()
+        self._gone = trio.Event()
+        # Since when nothing is being read, or one message being written; and when that last ended.
+        self._away_since: float | None = None
+        self._sending_since: float | None = None
+        self._paused_until = -math.inf
+
+    @property
+    def attachments(self) -> tuple[Key, ...]:
+        """The streams that it is attached to now."""
+        return self._attachments.keys
+
+    def close_soon(self, code: int, reason: str = "") -> None:
+        """Stop reading and close with this code. Does not wait; a close that has begun stays as it is."""
+        if self._closing is None:
+            self._closing = code, reason
+            self._reading.cancel()
+
+    async def drain_and_close(self, code: int, deadline: float) -> None:
+        """Stop reading, let the client have what there is for it, close, and wait until the connection is gone.
+
+        What there is: everything in the attached streams, and the replies of
+        requests that do not wait by design. At ``deadline`` the connection is
+        dropped as it is.
+        """
+        self._drain_until = deadline
+        self.close_soon(code)
+        self._wake()
+        await self._gone.wait()
+
+    async def serve(self) -> None:
+        """Serve until either side closes. Raises nothing that the peer can cause."""
+        try:
+            with self._life:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._keep_alive, nursery)
+                    with self._reading:
+                        await self._read(nursery)
+                    await self._close()
+                    self._life.cancel()
+        except Exception:
+            # A bug of ours; whoever called us logs it.
+            with trio.CancelScope(deadline=trio.current_time() + CLOSE_S, shield=True):
+                await self._ws.aclose(1011)
+            raise
+        finally:
+            self._attachments.end_all()
+            closed = self._ws.closed
+            log.info("connection closed", connection=self.caller.connection_id, code=closed and closed.code)
+            for gone in self.caller.on_close:
+                gone()
+            self._gone.set()
+
+    # Reading.
+
+    async def _read(self, nursery: trio.Nursery) -> None:
+        """Start requests in the order in which they come, until the peer closes or breaks the rules."""
+        while True:
+            await self._outbox.room()
+            self._back()
+            try:
+                data = await self._ws.get_message()
+            except ConnectionClosed:
+                return
+            self._away_since = trio.current_time()
+            if isinstance(data, bytes):
+                self.close_soon(1003, "one JSON message in a text frame")
+                return
+            try:
+                message = await self._parse(data)
+            except (ParseFailed, InvalidRequest) as exc:
+                self._outbox.refuse(exc.request_id, exc)
+                continue
+            if isinstance(message, Request):
+                await self._start(message, nursery)
+            elif isinstance(message, Notification):
+                await self._note(message)
+
+    def _back(self) -> None:
+        """Note that the socket is being read again."""
+        since, self._away_since = self._away_since, None
+        if since is not None:
+            self._note_pause(since)
+
+    async def _parse(self, data: str) -> Message:
+        if len(data) <= SMALL_BYTES:
+            return parse_message(data)
+        return await trio.to_thread.run_sync(parse_message, data, limiter=self._parsing)
+
+    async def _start(self, request: Request, nursery: trio.Nursery) -> None:
+        outbox = self._outbox
+        try:
+            work = outbox.open(request)
+        except InvalidRequest as exc:
+            outbox.refuse(request.id, exc)
+            return
+        try:
+            outcome = await self._begin(self.caller, request)
+            if isinstance(outcome, Later):
+                nursery.start_soon(self._finish, work, outcome, outbox.postpone(work, outcome))
+            else:
+                outbox.answer(work, outcome)
+        except WireError as exc:
+            outbox.answer(work, exc)
+        except trio.Cancelled:
+            # We stop reading. What it waited for has not happened, so it can be sent again elsewhere.
+            outbox.answer(work, ServerClosing("The connection is being closed."))
+            raise
+
+    async def _finish(self, work: Work, later: Later, earlier: list[trio.Event]) -> None:
+        assert work.scope is not None
+        with work.scope:
+            for answered in earlier:
+                await answered.wait()
+            try:
+                outcome: Reply | WireError = await later.run()
+            except WireError as exc:
+                outcome = exc
+            self._outbox.answer(work, outcome)
+            return
+        self._outbox.answer(work, RequestCancelled("The request was given up."))
+
+    async def _note(self, notification: Notification) -> None:
+        if notification.method != "$/cancel_request":
+            await self._notify(self.caller, notification)
+            return
+        try:
+            wanted = msgspec.json.decode(notification.params, type=CancelRequestParams).request_id
+            self._outbox.give_up(request_key(wanted))
+        except (msgspec.DecodeError, InvalidRequest):
+            return  # a notification has no answer, not even this one
+
+    # Writing.
+
+    def _wake(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+    async def _write(self) -> None:
+        """Send whatever there is, replies first. The only task that sends messages."""
+        outbox, attachments = self._outbox, self._attachments
+        try:
+            while True:
+                work = outbox.take()
+                if work is not None:
+                    await self._reply(work)
+                    continue
+                frame = attachments.next_frame(trio.current_time())
+                if frame is not None:
+                    await self._send(frame)
+                    continue
+                if self._closing is not None and outbox.settled and attachments.drained:
+                    self._drained.set()
+                self._news = trio.Event()
+                if attachments.next_at == math.inf:
+                    await self._news.wait()
+                else:
+                    with trio.move_on_at(attachments.next_at):
+                        await self._news.wait()
+                self._news = None
+        except ConnectionClosed:
+            self._write_no_more()
+
+    def _write_no_more(self) -> None:
+        """The peer takes nothing any more. What it sent before that is still read."""
+        self._outbox.abandon()
+        self._attachments.end_all()
+        self._drained.set()
+
+    async def _reply(self, work: Work) -> None:
+        attachments, outcome = self._attachments, work.outcome
+        assert outcome is not None
+        for key in work.behind:
+            head = attachments.head(key)
+            while (frame := attachments.frame_up_to(key, head)) is not None:
+                await self._send(frame)
+        if isinstance(outcome, WireError):
+            data = encode_error(work.request_id, outcome.to_object())
+        else:
+            for key in work.detaches:
+                attachments.end(key)
+            if isinstance(outcome, AttachReply):
+                attachments.begin(outcome.key, outcome.cursor)
+                outcome = outcome.result
+            data = self._encode(work, outcome)
+        await self._send(data.decode())
+        self._outbox.written(work)
+
+    def _encode(self, work: Work, result: WireStruct) -> bytes:
+        assert work.request_id is not None
+        try:
+            return encode_result(work.request_id, result)
+        except (TypeError, ValueError):
+            # Text that is none, such as half a surrogate pair, got into a result: our bug, not the socket's end.
+            error_id = secrets.token_hex(6)
+            log.exception("result cannot be encoded", connection=self.caller.connection_id, error_id=error_id)
+            error = InternalError("The server failed to put its answer into words.", id=error_id)
+            return encode_error(work.request_id, error.to_object())
+
+    async def _send(self, text: str) -> None:
+        since = self._sending_since = trio.current_time()
+        await self._ws.send_message(text)
+        self._sending_since = None
+        self._note_pause(since)
+
+    # Life and end.
+
+    def _note_pause(self, since: float) -> None:
+        at = trio.current_time()
+        if at - since > _PAUSE_S:
+            self._paused_until = at
+
+    async def _keep_alive(self, nursery: trio.Nursery) -> None:
+        """Ping, and close when the answer stays away for too long while it could be read."""
+        while True:
+            with trio.move_on_after(PING_EVERY_S):
+                await self._ws.finished.wait()
+                self._write_no_more()
+                return
+            pong = trio.Event()
+            nursery.start_soon(self._ping, pong)
+            asked = trio.current_time()
+            while not pong.is_set():
+                at = trio.current_time()
+                paused = self._away_since is not None or self._sending_since is not None
+                since = at if paused else max(asked, self._paused_until)
+                if at >= since + PONG_WITHIN_S:
+                    self.close_soon(1011, "no answer to a ping")
+                    return
+                with trio.move_on_at(since + PONG_WITHIN_S):
+                    await pong.wait()
+
+    async def _ping(self, pong: trio.Event) -> None:
+        with suppress(ConnectionClosed):
+            await self._ws.ping()
+        pong.set()
+
+    async def _close(self) -> None:
+        """Say goodbye as far as was asked for. The peer's own close needs nothing more."""
+        if self._closing is None:
+            return
+        code, reason = self._closing
+        until = trio.current_time() + CLOSE_S
+        if self._drain_until > -math.inf:
+            with trio.move_on_at(self._drain_until) as draining:
+                await self._drained.wait()
+            if draining.cancelled_caught:
+                log.warning("client not drained in time", connection=self.caller.connection_id)
+                return
+            until = min(trio.current_time() + CLOSE_S, self._drain_until)
+        with trio.CancelScope(deadline=until, shield=True):
+            await self._ws.aclose(code, reason or None)
+
+
+async def serve_connection(
+    ws: BoundedWebSocket,
+    caller: Caller,
+    begin: Begin,
+    notify: Notify,
+    *,
+    connections: dict[str, Connection],
+    parsing: trio.CapacityLimiter,
+) -> None:
+    """Serve one connection until it is over; it is in ``connections`` meanwhile.
+
+    Args:
+        ws: An accepted connection. Its stream is the door's to close.
+        caller: Who is at the other end. Its ``on_close`` is called when the connection is gone.
+        begin: Starts a request.
+        notify: Starts what a notification asks for; `$/cancel_request` is served here.
+        connections: Where the service finds the open connections, by id.
+        parsing: Shared by all connections: how many large messages are parsed at a time, in threads.
+    """
+    connection = Connection(ws, caller, begin, notify, parsing=parsing)
+    connections[caller.connection_id] = connection
+    try:
+        await connection.serve()
+    finally:
+        del connections[caller.connection_id]
