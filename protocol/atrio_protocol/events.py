@@ -94,7 +94,7 @@ class MessageCreated(Event, kw_only=True, tag="message.created"):
 
 
 class MessageDelta(Event, kw_only=True, tag="message.delta"):
-    """``offset`` counts the code points before ``text``. ``text`` stays the last field: merging relies on it."""
+    """Text to append to a part. ``offset`` counts the code points before it. ``text`` is always the last property."""
 
     message_id: str
     part: int
@@ -117,7 +117,7 @@ class MessageCompleted(Event, kw_only=True, tag="message.completed"):
 
 
 class ToolOutput(Event, kw_only=True, tag="tool.output"):
-    """Live output of a tool call. ``text`` stays the last field: merging relies on it."""
+    """Live output to append to a tool call. ``text`` is always the last property."""
 
     message_id: str
     part: int

@@ -99,11 +99,11 @@ class PeerInfo(WireStruct, kw_only=True):
 
 
 class InitializeParams(WireStruct, kw_only=True):
-    """``client_id`` is not typed here: a malformed one has an error kind of its own."""
+    """``clientId`` names one client process over all its connections."""
 
     protocol_version: int
     client_info: PeerInfo
-    client_id: Any | UnsetType = UNSET
+    client_id: Any | UnsetType = UNSET  # a malformed one has an error kind of its own
     user_name: Annotated[str, msgspec.Meta(max_length=MAX_USER_NAME_CHARS)] | None | UnsetType = UNSET
 
 

@@ -59,7 +59,7 @@ class Cost(WireStruct, kw_only=True):
 
 
 class Usage(WireStruct, kw_only=True):
-    """Tokens so far. ``context_tokens`` is what the newest request took."""
+    """Tokens so far. ``contextTokens`` is what the newest request took."""
 
     input_tokens: int = 0
     output_tokens: int = 0
