@@ -1,0 +1,126 @@
+"""Keep a connection to a server, dialling again whenever it breaks.
+
+This is the one task of a client that waits for the network. It tells its owner
+when there is a connection, hands it every frame, and tells it when there will be
+none any more. The first try decides at once whether there is a server at all;
+only what was there before is waited for.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import trio
+
+from atrio_protocol.errors import InvalidRequest, ParseFailed, WireError, error_from_object
+from atrio_protocol.jsonrpc import Response, parse_message
+from atrio_protocol.methods import InitializeResult
+from atrio_server.client.backoff import LONGEST_S, delays_s
+from atrio_server.client.errors import ServerGone
+from atrio_server.client.link import Dial, Link, Unreachable, open_link
+
+__all__ = ["Address", "Owner", "Route", "keep_connected"]
+
+CONNECT_S: Final = 10.0
+"""How long one try to connect and initialize may take."""
+
+
+class Address(NamedTuple):
+    """Where a server is, and what opens it."""
+
+    url: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How to get to the server. ``locate`` is asked before each try: a server that restarts may move."""
+
+    locate: Callable[[], Address]
+    dial: Dial
+    hello: str
+    give_up_s: float
+
+
+class Owner(Protocol):
+    """Who the connection is kept for. None of these may wait."""
+
+    def connection_made(self, link: Link, server: InitializeResult) -> None:
+        """There is a connection, and the server has said who it is."""
+        ...
+
+    @property
+    def closing(self) -> bool:
+        """The owner is leaving, and wants no further connection."""
+        ...
+
+    def connection_lost(self) -> None:
+        """The connection that was made is no more."""
+        ...
+
+    def frame_came(self, text: str) -> None:
+        """A frame has come. Raising `ParseFailed`, `InvalidRequest` or a `DecodeError` ends it all."""
+        ...
+
+    def gone(self, error: Exception) -> None:
+        """There will be no further connection."""
+        ...
+
+
+async def keep_connected(owner: Owner, route: Route) -> None:
+    """Connect, carry frames, connect again, until that is hopeless: then the owner learns why."""
+    await trio.lowlevel.checkpoint()
+    delays = delays_s(random.Random())  # noqa: S311 - spreads load, guards nothing
+    give_up_at = trio.current_time() + CONNECT_S
+    first = True
+    while True:
+        made_at = math.inf
+        error: Exception = Unreachable("it did not answer in time")
+        try:
+            with trio.CancelScope(deadline=min(give_up_at, trio.current_time() + CONNECT_S)) as connecting:
+                address = route.locate()
+                async with open_link(address.url, address.token, route.dial) as link:
+                    server = _read_hello(await link.exchange(route.hello))
+                    connecting.deadline = math.inf
+                    made_at = trio.current_time()
+                    owner.connection_made(link, server)
+                    first = False
+                    error = Unreachable(await _carry(link, owner))
+        except (ParseFailed, InvalidRequest, msgspec.DecodeError) as exc:
+            error = ServerGone(f"what answers does not speak the protocol: {exc}")
+        except (WireError, Unreachable) as exc:
+            error = exc
+        if owner.closing:
+            return
+        now = trio.current_time()
+        if made_at <= now:
+            give_up_at = now + route.give_up_s
+            if now - made_at > LONGEST_S:  # else it comes and goes: keep growing
+                delays = delays_s(random.Random())  # noqa: S311 - as above
+        delay_s = next(delays)
+        if isinstance(error, Unreachable) and (first or now + delay_s >= give_up_at):
+            error = ServerGone(str(error))
+        if not isinstance(error, Unreachable):
+            owner.gone(error)
+            return
+        await trio.sleep(delay_s)
+
+
+async def _carry(link: Link, owner: Owner) -> str:
+    try:
+        return await link.run(owner.frame_came)
+    finally:
+        owner.connection_lost()
+
+
+def _read_hello(answer: str) -> InitializeResult:
+    message = parse_message(answer)
+    if not isinstance(message, Response):
+        raise InvalidRequest("its first message is not the answer to initialize")
+    if message.error is not None:
+        error = error_from_object(message.error)
+        raise Unreachable(str(error)) if error.retryable else error
+    return msgspec.json.decode(message.result or b"", type=InitializeResult)

@@ -1,0 +1,100 @@
+"""The requests of a client that wait for their answers.
+
+A request outlives the connection it was first sent on. When that breaks, each
+one that may be repeated waits for the next connection and is sent again there,
+in the old order; the others are answered with `ReplyLost`. Nothing here waits:
+answers are handed to callbacks, in the task that reads the connection.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final
+
+from atrio_protocol.errors import SessionNotFound
+from atrio_server.client.errors import ReplyLost
+from atrio_server.client.link import Link
+
+__all__ = ["Answer", "Pending"]
+
+Answer = bytes | Exception
+"""The JSON of a result, or why there is none."""
+
+MOST_TRIES: Final = 5
+"""A request that was on so many connections when they broke is not sent again: it may be what breaks them."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    method: str
+    text: str
+    done: Callable[[Answer], None]
+    repeatable: bool
+    one_link: bool
+    tries: int = 0
+
+    def written(self) -> None:
+        self.tries += 1
+
+
+class Pending:
+    """Requests by their id, oldest first."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, _Request] = {}
+        self._newest_id = 0
+
+    def next_id(self) -> str:
+        """An id that no request of this client had."""
+        self._newest_id += 1
+        return str(self._newest_id)
+
+    def add(
+        self,
+        request_id: str,
+        text: str,
+        done: Callable[[Answer], None],
+        *,
+        method: str,
+        repeatable: bool = False,
+        one_link: bool = False,
+    ) -> None:
+        """Remember a request. With ``one_link`` it is dropped silently when its connection breaks."""
+        self._requests[request_id] = _Request(method, text, done, repeatable, one_link)
+
+    def send(self, request_id: str, link: Link) -> None:
+        """Put a remembered request in line."""
+        request = self._requests[request_id]
+        link.send_soon(request.text, on_write=request.written)
+
+    def send_all(self, link: Link) -> None:
+        """There is a new connection: put every request in line, oldest first."""
+        for request_id in self._requests:
+            self.send(request_id, link)
+
+    def forget(self, request_id: str) -> None:
+        """Nobody waits for this answer any more."""
+        self._requests.pop(request_id, None)
+
+    def answer(self, request_id: Hashable, answer: Answer) -> None:
+        """An answer has come. One that nobody waits for is dropped."""
+        if isinstance(request_id, str) and (request := self._requests.pop(request_id, None)) is not None:
+            if request.method == "session/delete" and request.tries > 1 and isinstance(answer, SessionNotFound):
+                answer = b"{}"  # the first try has done it, and its answer was lost
+            request.done(answer)
+
+    def tries(self, request_id: str) -> int:
+        """How often a request was written, over all connections."""
+        return self._requests[request_id].tries
+
+    def connection_lost(self) -> None:
+        """Sort out what waits for the next connection, and answer the rest."""
+        for request_id, request in list(self._requests.items()):
+            if request.one_link:
+                del self._requests[request_id]
+            elif request.tries and (not request.repeatable or request.tries >= MOST_TRIES):
+                self.answer(request_id, ReplyLost(f"the connection broke before the answer to {request.method} came"))
+
+    def fail(self, error: Exception) -> None:
+        """There will be no further connection."""
+        for request_id in list(self._requests):
+            self.answer(request_id, error)
