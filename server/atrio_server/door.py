@@ -1,0 +1,285 @@
+"""The accept loop, and everything between a connection and whoever serves it.
+
+A connection is accepted, its request head read and screened, its Host, Origin
+and token checked, and only then handed on: a WebSocket to `serve_socket`, any
+other request to the ASGI application through an engine. What is refused is
+answered here. One connection is one request, so that every request passes.
+
+Nothing that goes wrong on one connection is noticed by another, or ends the
+accept loop: each has a barrier of its own, which lets through only what ends
+the whole process. The invariant: when a connection's task ends, its socket is
+closed and nothing of it is left.
+"""
+
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, NamedTuple, cast
+
+import structlog
+import trio
+from hypercorn.typing import ASGIFramework
+from trio_websocket import ConnectionClosed, WebSocketConnection
+
+from atrio_protocol.limits import MAX_CONNECTIONS, MAX_FRAME_BYTES
+from atrio_server.auth import Access, Identity
+from atrio_server.byte_stream import LINGER_S, WRITE_S, GuardedStream, Transport
+from atrio_server.engine import answer
+from atrio_server.handshake import asks_upgrade, check_version, offered_tokens, select_subprotocol, upgrade_required
+from atrio_server.head import Body, Head, PeerGone, read_body, read_head
+from atrio_server.refusal import Refused
+from atrio_server.waiting_room import WaitingRoom
+from atrio_server.web_socket import open_web_socket
+
+__all__ = ["PUBLIC_PATHS", "SOCKET_PATHS", "DoorLimits", "PeerAddress", "ServeSocket", "serve_door"]
+
+SOCKET_PATHS: Final = frozenset({"/v1/ws"})
+"""Paths that speak WebSocket, and nothing else."""
+
+PUBLIC_PATHS: Final = frozenset({"/v1/health", "/v1/version", "/v1/schema.json"})
+"""Paths that may be read without a token. Every other one needs it, whether there is something or not."""
+
+PEER_GONE: Final = (
+    PeerGone,
+    ConnectionClosed,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.TooSlowError,
+    OSError,
+)
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class PeerAddress(NamedTuple):
+    """Where a connection comes from."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+ServeSocket = Callable[[WebSocketConnection, Identity, PeerAddress], Awaitable[None]]
+"""Serves one open WebSocket and returns when it is done with it; the door closes it then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoorLimits:
+    """Numbers that nobody negotiates."""
+
+    connections: int = MAX_CONNECTIONS
+    strangers: int = 64
+    """Connections for which no token has vouched (yet)."""
+    head_s: float = 5.0
+    body_s: float = 30.0
+    stranger_s: float = 30.0
+    """The whole life of a connection without a token."""
+    write_s: float = WRITE_S
+    body_bytes: int = MAX_FRAME_BYTES
+    message_bytes: int = MAX_FRAME_BYTES
+
+
+async def serve_door(
+    listeners: Sequence[trio.abc.Listener[Transport]],
+    *,
+    access: Access,
+    app: ASGIFramework,
+    serve_socket: ServeSocket,
+    limits: DoorLimits = DoorLimits(),
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Accept connections and serve them, until cancelled.
+
+    Cancelled, it closes the listeners at once, aborts what is open and returns
+    within about a second however the peers behave. WebSockets should have been
+    closed by then; requests in work get that second.
+
+    Args:
+        listeners: Open ones; they belong to this call from now on.
+        access: Who may come in.
+        app: Answers what is no WebSocket. Finds the `Identity` or None as ``scope["state"]["identity"]``.
+        serve_socket: Serves what is one. A bug in it closes that socket with 1011.
+        limits: For tests, smaller.
+        task_status: Started once connections are accepted.
+    """
+    door = _Door(access, app, serve_socket, limits)
+    async with trio.open_nursery() as connections:
+        accept = partial(trio.serve_listeners, handler_nursery=connections)
+        await connections.start(accept, door.serve, list(listeners))
+        task_status.started()
+
+
+@dataclass(slots=True, eq=False)
+class _Door:
+    access: Access
+    app: ASGIFramework
+    serve_socket: ServeSocket
+    limits: DoorLimits
+    strangers: WaitingRoom = field(init=False)
+    open: int = 0
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        self.strangers = WaitingRoom(self.limits.strangers)
+
+    async def serve(self, accepted: Transport) -> None:
+        """Serve one connection. Raises only what ends the process."""
+        stream = GuardedStream(accepted, write_s=self.limits.write_s)
+        self.open += 1
+        try:
+            with structlog.contextvars.bound_contextvars(connection=f"c{next(self.numbers)}"):
+                await self._serve_behind_barrier(stream)
+        finally:
+            self.open -= 1
+            stream.close()
+            if stream.stalled:
+                log.info("door.peer_stalled")
+
+    async def _serve_behind_barrier(self, stream: GuardedStream) -> None:
+        try:
+            await self._serve(stream)
+        except (trio.Cancelled, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseExceptionGroup as group:
+            ending, rest = group.split((trio.Cancelled, KeyboardInterrupt, SystemExit))
+            if rest is not None:
+                _log_failure(rest)
+            if ending is not None:
+                raise ending from None
+        except BaseException as exc:  # noqa: BLE001  a barrier that lets some errors through is none
+            _log_failure(exc)
+
+    async def _serve(self, stream: GuardedStream) -> None:
+        peer = PeerAddress(*stream.socket.getpeername()[:2])
+        local_address = str(stream.socket.getsockname()[0])
+        head: Head | None = None
+        try:
+            await self._take_place(stream)
+            try:
+                head, body = await self._read_head(stream)
+                identity, is_socket = self._check(head, body, local_address)
+                if identity is None:
+                    with trio.move_on_after(self.limits.stranger_s):
+                        await self._answer(stream, head, body, None)
+                    return
+            finally:
+                self.strangers.leave()
+            if is_socket:
+                await self._open_socket(stream, head, identity, peer)
+            else:
+                await self._answer(stream, head, body, identity)
+        except Refused as exc:
+            refused = exc
+        else:
+            return
+        # Neither path nor header is logged: whoever is confused enough to be refused may have put a token there.
+        log.info("door.refused", status=int(refused.status), error=refused.error, peer=str(peer))
+        await _say(stream, refused.to_bytes(with_body=head is None or head.method != "HEAD"))
+
+    async def _take_place(self, stream: GuardedStream) -> None:
+        if self.open > self.limits.connections + self.limits.strangers:
+            stream.abort()  # so many cannot even be told
+            raise PeerGone
+        if self.open > self.limits.connections or not await self.strangers.enter():
+            raise Refused(503, "too_many_connections", "too many connections; try again later")
+
+    async def _read_head(self, stream: GuardedStream) -> tuple[Head, Body]:
+        with trio.move_on_after(self.limits.head_s):
+            return await read_head(stream)
+        raise Refused(408, "head_too_slow", f"a request head must be complete within {self.limits.head_s:g} s")
+
+    def _check(self, head: Head, body: Body, local_address: str) -> tuple[Identity | None, bool]:
+        """Who sends this, and whether it becomes a WebSocket; in the order that the contract asks for."""
+        speaks_socket = head.path in SOCKET_PATHS
+        is_upgrade = asks_upgrade(head, may=speaks_socket, rest=body.rest)
+        if not self.access.check_host(head.host, local_address=local_address):
+            raise Refused(403, "foreign_host", "this server does not go by the name in Host; see --allow-host")
+        if head.origin is not None and not self.access.check_origin(head.origin, local_address=local_address):
+            raise Refused(403, "foreign_origin", "a page of another site may not ask this; see --allow-origin")
+        identity = self._identify(head, is_upgrade=is_upgrade)
+        if identity is None and not (head.path in PUBLIC_PATHS and head.method in {"GET", "HEAD"}):
+            raise Refused(
+                401,
+                "auth_required",
+                "this needs the token of the server's state directory, as Authorization: Bearer",
+                headers=(("www-authenticate", "Bearer"),),
+            )
+        if speaks_socket and not is_upgrade:
+            raise upgrade_required()
+        if is_upgrade:
+            check_version(head)
+        return identity, is_upgrade
+
+    def _identify(self, head: Head, *, is_upgrade: bool) -> Identity | None:
+        """Whom the tokens of this request vouch for: all of them, or nobody."""
+        tokens = offered_tokens(head) if is_upgrade else []
+        for credentials in head.values(b"authorization"):
+            scheme, _, token = credentials.partition(b" ")
+            tokens.append(token if scheme.lower() == b"bearer" else b"")
+        found = {self.access.check_token(token) for token in tokens}
+        return found.pop() if len(found) == 1 else None
+
+    async def _answer(self, stream: GuardedStream, head: Head, body: Body, identity: Identity | None) -> None:
+        # Who brings no token brings no body either: it would be kept in memory for nothing.
+        max_bytes = 0 if identity is None else self.limits.body_bytes
+        content = None
+        with trio.move_on_after(self.limits.body_s):
+            content = await read_body(stream, head, body, max_bytes=max_bytes)
+        if content is None:
+            raise Refused(408, "body_too_slow", f"a request body must be complete within {self.limits.body_s:g} s")
+        await answer(stream, head.rewritten(len(content)) + content, self.app, {"identity": identity})
+        await stream.aclose()
+
+    async def _open_socket(self, stream: GuardedStream, head: Head, identity: Identity, peer: PeerAddress) -> None:
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(self.limits.head_s):
+                web_socket = await open_web_socket(
+                    nursery,
+                    stream,
+                    path=head.path,
+                    key=head.values(b"sec-websocket-key")[0],
+                    subprotocol=select_subprotocol(head),
+                    max_message_bytes=self.limits.message_bytes,
+                )
+            code, reason = await self._serve_socket(web_socket, identity, peer)
+            await web_socket.aclose(code, reason)
+            with trio.move_on_after(LINGER_S):
+                await web_socket.finished.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _serve_socket(
+        self, web_socket: WebSocketConnection, identity: Identity, peer: PeerAddress
+    ) -> tuple[int, str | None]:
+        """Serve it; the code and reason to close it with, where that has not happened."""
+        try:
+            await self.serve_socket(web_socket, identity, peer)
+        except Exception as exc:
+            if _is_peer_gone(exc):
+                return 1000, None
+            error_id = secrets.token_hex(4)
+            log.exception("door.socket_failed", error_id=error_id)
+            return 1011, f"internal error {error_id}"
+        return 1000, None
+
+
+async def _say(stream: GuardedStream, last_words: bytes) -> None:
+    with trio.move_on_after(LINGER_S):
+        await stream.send_all(last_words)
+    await stream.aclose()
+
+
+def _log_failure(exc: BaseException) -> None:
+    if not _is_peer_gone(exc):
+        log.error("door.connection_failed", error_id=secrets.token_hex(4), exc_info=exc)
+
+
+def _is_peer_gone(exc: BaseException) -> bool:
+    """Whether all that happened is that the other side is not there any more."""
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        return all(_is_peer_gone(each) for each in group.exceptions)
+    return isinstance(exc, PEER_GONE)

@@ -1,0 +1,219 @@
+"""A WebSocket behind the door: trio-websocket, and what it needs to be left alone with strangers.
+
+`BoundedWebSocket` is a `WebSocketConnection` like any other to whoever serves
+it. Each method that it overrides mends one thing of trio-websocket 0.12.2, and
+says which and when it may go; all of them stand on that one version, which is
+why the dependency has an upper bound.
+
+It knows no message's meaning. The invariant: whatever a peer sends, at most one
+message of the largest size, `READ_AHEAD_BYTES` of unread ones and one read from
+the network are in memory.
+"""
+
+from collections import deque
+from contextlib import suppress
+from typing import Final
+
+import trio
+from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.utilities import ProtocolError
+
+from atrio_server.byte_stream import LINGER_S, GuardedStream
+
+__all__ = ["STALLED", "BoundedWebSocket", "open_web_socket"]
+
+STALLED: Final = 4408
+"""Close code for a peer that took no bytes. It can be told only to ourselves: nothing more goes to such a peer."""
+
+READ_BYTES: Final = 16 * 1024
+"""Little enough that the smallest frames a peer can make of it are parsed in some ten milliseconds."""
+
+READ_AHEAD_BYTES: Final = 1024 * 1024
+"""How much may lie unread before the network is no longer read, and pings no longer answered."""
+
+MESSAGE_COST_BYTES: Final = 512
+"""What an unread message counts beyond its own bytes."""
+
+LOOSE_PARTS: Final = 1024
+"""So many pieces of a message are kept before they are joined: an empty piece costs the peer 6 bytes."""
+
+
+class BoundedWebSocket(WebSocketConnection):
+    """A server's WebSocket whose memory, waits and last words are bounded. Made by `open_web_socket`."""
+
+    def __init__(self, stream: GuardedStream, protocol: WSConnection, *, max_message_bytes: int) -> None:
+        # The library's own limits never act: ours are in bytes, and lower.
+        super().__init__(
+            stream,
+            protocol,
+            message_queue_size=2 * READ_AHEAD_BYTES // MESSAGE_COST_BYTES,
+            max_message_size=max_message_bytes,
+            receive_buffer_size=READ_BYTES,
+        )
+        self._guarded = stream
+        self._max_message_bytes = max_message_bytes
+        self._loose_parts = 0
+        self._unread: deque[int] = deque()
+        self._unread_bytes = 0
+        self._taken = trio.Event()
+        self.finished = trio.Event()
+        """Set when nothing is read any more: the peer has closed, or we have and it had its time to."""
+
+    async def run(self) -> None:
+        """Read until the connection ends.
+
+        trio-websocket lets a close that crosses a fault of the peer's escape from
+        its reader, where it ends whatever nursery that runs in. May go when
+        `_reader_task` returns on every error of the peer's.
+        """
+        try:
+            await self._reader_task()
+            broken = False
+        except (ConnectionClosed, ProtocolError):
+            broken = True
+        finally:
+            self.finished.set()
+        if broken:
+            await self._abort_web_socket()
+
+    async def accept(self, subprotocol: str | None) -> None:
+        """Answer the handshake. The caller bounds it in time."""
+        request = await self._get_request()
+        await request.accept(subprotocol=subprotocol)
+
+    async def get_message(self) -> str | bytes:
+        """Receive the next message. Taking it lets the reader go on where it had read far enough ahead."""
+        message = await super().get_message()
+        self._unread_bytes -= self._unread.popleft()
+        self._taken.set()
+        return message
+
+    async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
+        """Close, and wait at most `LINGER_S` for the peer to do the same.
+
+        trio-websocket waits for ever. May go when its close has a deadline.
+        """
+        self._taken.set()  # the reader is wanted again: the peer's own close frame is still to come
+        with trio.move_on_after(LINGER_S):
+            await super().aclose(code, reason)
+
+    async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
+        """Collect a message, in bounds.
+
+        trio-websocket counts characters where the contract counts bytes (12 MiB
+        passed a limit of 4), keeps every empty fragment, and with a full queue stops
+        reading, and so answering pings, at the second message. May go when it
+        counts bytes and has a queue that is bounded by them.
+        """
+        if self._close_reason is not None:
+            return  # we have said goodbye; what still comes is dropped
+        data = event.data
+        self._message_size += len(data.encode()) if isinstance(data, str) and not data.isascii() else len(data)
+        if self._message_size > self._max_message_bytes:
+            await self._fail(1009, f"a message may have {self._max_message_bytes} bytes")
+            return
+        if data:
+            self._message_parts.append(data if isinstance(data, str) else bytes(data))
+            self._loose_parts += 1
+        if event.message_finished or self._loose_parts == LOOSE_PARTS:
+            # What was joined before stays as it is, or a long message would be copied a thousand times.
+            loose = self._message_parts[-self._loose_parts :] if self._loose_parts else []
+            del self._message_parts[len(self._message_parts) - self._loose_parts :]
+            self._message_parts.append(_joined(event, loose))
+            self._loose_parts = 0
+        if event.message_finished:
+            message = _joined(event, self._message_parts)
+            size = self._message_size + MESSAGE_COST_BYTES
+            self._message_size = 0
+            self._message_parts = []
+            await self._hand_over(message, size)
+
+    async def _hand_over(self, message: str | bytes, size: int) -> None:
+        self._unread.append(size)
+        self._unread_bytes += size
+        try:
+            await self._send_channel.send(message)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return  # nobody wants messages any more
+        while self._unread_bytes > READ_AHEAD_BYTES and self._close_reason is None:
+            self._taken = trio.Event()
+            await self._taken.wait()
+
+    async def _handle_ping_event(self, event: Ping) -> None:
+        """Answer a ping, unless we have closed.
+
+        trio-websocket answers it even then, which wsproto forbids by an error that
+        ends the reader. May go when it asks for the state first.
+        """
+        if self._wsproto.state is ConnectionState.OPEN:
+            await super()._handle_ping_event(event)
+
+    async def _handle_close_connection_event(self, event: CloseConnection) -> None:
+        """Answer a close frame, or a fault in what the peer sent.
+
+        For a fault (1002, 1007) trio-websocket closes the stream without a close
+        frame, so that the peer sees 1006. May go when it sends one.
+        """
+        if self._wsproto.state is ConnectionState.OPEN and self._close_reason is None:
+            await self._fail(event.code, event.reason or "")
+        else:
+            await super()._handle_close_connection_event(event)
+
+    async def _abort_web_socket(self) -> None:
+        """Give up a connection that is broken; say so by 4408 where the peer took no bytes."""
+        if self._guarded.stalled and self._close_reason is None:
+            await self._close_web_socket(STALLED, "stalled reader")
+        self._taken.set()
+        await super()._abort_web_socket()
+
+    async def _fail(self, code: int, reason: str) -> None:
+        self._message_parts = []
+        self._close_reason = CloseReason(code, reason)
+        with suppress(ConnectionClosed):
+            await self._send(CloseConnection(code=code, reason=reason))
+        await self._close_web_socket(code, reason)
+        self._close_handshake.set()
+        await self._close_stream()
+
+
+async def open_web_socket(
+    nursery: trio.Nursery,
+    stream: GuardedStream,
+    *,
+    path: str,
+    key: bytes,
+    subprotocol: str | None,
+    max_message_bytes: int,
+) -> BoundedWebSocket:
+    """Answer a screened handshake, and read from then on in ``nursery``. The caller bounds it in time.
+
+    The handshake that wsproto sees is written here: no byte of the peer's own
+    reaches it but the key. No extension is in it, so none is negotiated.
+
+    Raises:
+        ConnectionClosed: The peer went away meanwhile.
+    """
+    protocol = WSConnection(ConnectionType.SERVER)
+    headers = [
+        (b"host", b"localhost"),
+        (b"upgrade", b"websocket"),
+        (b"connection", b"upgrade"),
+        (b"sec-websocket-key", key),
+        (b"sec-websocket-version", b"13"),
+    ]
+    if subprotocol is not None:
+        headers.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
+    protocol.initiate_upgrade_connection(headers, path)
+    web_socket = BoundedWebSocket(stream, protocol, max_message_bytes=max_message_bytes)
+    nursery.start_soon(web_socket.run)
+    await web_socket.accept(subprotocol)
+    return web_socket
+
+
+def _joined(event: BytesMessage | TextMessage, parts: list[str | bytes]) -> str | bytes:
+    if isinstance(event, TextMessage):
+        return "".join(part for part in parts if isinstance(part, str))
+    return b"".join(part for part in parts if isinstance(part, bytes))

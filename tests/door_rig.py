@@ -1,0 +1,296 @@
+"""A door on a real socket of this machine, and a client that sends exactly the bytes it is told.
+
+The application behind the door is the real one, its backend and the WebSocket
+service are stand-ins that echo. Every wait here is bounded.
+"""
+
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
+import trio
+from trio.lowlevel import Task
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+
+from atrio_server.auth import Access, Identity
+from atrio_server.door import DoorLimits, PeerAddress, ServeSocket, serve_door
+from atrio_server.listen import Listening, TlsFiles, open_listeners
+from atrio_server.web import make_app
+
+TOKEN = "T" * 43
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+"""What RFC 6455 says that `KEY` is answered with."""
+
+WAIT_S = 10.0
+
+
+@dataclass
+class Answer:
+    """What came back over one connection until the server closed it."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    reset: bool = False
+
+    def header(self, name: str) -> str | None:
+        found = [value for key, value in self.headers if key == name.lower()]
+        return found[0] if found else None
+
+    @property
+    def json(self) -> dict[str, str]:
+        return json.loads(self.body)
+
+
+def parse_answer(data: bytes, *, reset: bool = False) -> Answer:
+    """Read the last answer in ``data``; status 0 where there is none."""
+    while data.startswith(b"HTTP/1.1 100"):
+        data = data.partition(b"\r\n\r\n")[2]
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    if not lines[0].startswith("HTTP/1.1 "):
+        return Answer(0, [], data, reset)
+    headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])]
+    return Answer(int(lines[0].split()[1]), headers, body, reset)
+
+
+async def echo(web_socket: WebSocketConnection, identity: Identity, peer: PeerAddress) -> None:
+    """Send every message back; ``who`` is answered with the token's name."""
+    while True:
+        message = await web_socket.get_message()
+        await web_socket.send_message(identity.token_name if message == "who" else message)
+
+
+@dataclass
+class EchoBackend:
+    """Answers a message with itself, but for some that do as they are told."""
+
+    closing: bool = False
+    asked: list[tuple[Identity, str | None]] = field(default_factory=list[tuple[Identity, str | None]])
+    cancelled: int = 0
+    gate: trio.Event = field(default_factory=trio.Event)
+
+    async def rpc(self, body: bytes, identity: Identity, client_id: str | None) -> bytes | None:
+        self.asked.append((identity, client_id))
+        match body:
+            case b'"wait"':
+                try:
+                    await self.gate.wait()
+                except trio.Cancelled:
+                    self.cancelled += 1
+                    raise
+            case b'"huge"':
+                return b'"' + b"x" * 64 * 1024 * 1024 + b'"'
+            case b'"bug"':
+                raise RuntimeError("a bug")
+            case b'"notify"':
+                return None
+            case _:
+                pass
+        return body
+
+
+@dataclass
+class DoorRig:
+    """An open door. ``refused`` tells nobody apart: ask over a connection of your own."""
+
+    port: int
+    access: Access
+    backend: EchoBackend
+    nursery: trio.Nursery
+    task: Task
+    listening: Listening
+    idle_tasks: int = 0
+
+    def tasks(self) -> int:
+        """How many tasks the door has, its accept loop included."""
+        return sum(1 for _ in _descendants(self.task))
+
+    async def settle(self) -> None:
+        """Wait until no connection is left. Fails where one stays."""
+        with trio.fail_after(WAIT_S):
+            while self.tasks() > self.idle_tasks:
+                await trio.sleep(0.005)
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    def head(self, path: str = "/v1/health", *lines: str, method: str = "GET", token: str | None = None) -> bytes:
+        """A request head as an honest client writes it."""
+        all_lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *lines]
+        if token is not None:
+            all_lines.append(f"Authorization: Bearer {token}")
+        return "\r\n".join(all_lines).encode("latin-1") + b"\r\n\r\n"
+
+    def handshake(self, *lines: str, path: str = "/v1/ws", token: str | None = TOKEN, version: str = "13") -> bytes:
+        """A WebSocket handshake as an honest client writes it."""
+        standard = ("Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {KEY}")
+        return self.head(path, *standard, f"Sec-WebSocket-Version: {version}", *lines, token=token)
+
+    async def ask(self, data: bytes, *, finish: bool = False) -> Answer:
+        """Send bytes over a connection of their own and read until the server closes it."""
+        stream = await self.connect()
+        with trio.fail_after(WAIT_S):
+            async with stream:
+                try:
+                    await stream.send_all(data)
+                    if finish:
+                        await stream.send_eof()
+                except trio.BrokenResourceError:
+                    pass  # refused before it was all said; the answer is there nevertheless
+                return await read_answer(stream)
+
+    async def rpc(self, body: bytes, *lines: str) -> Answer:
+        """POST a message as an honest client does."""
+        lines = ("Content-Type: application/json", f"Content-Length: {len(body)}", *lines)
+        return await self.ask(self.head("/v1/rpc", *lines, method="POST", token=TOKEN) + body)
+
+    @asynccontextmanager
+    async def socket(self) -> AsyncGenerator[WebSocketConnection]:
+        """An open WebSocket of an honest client."""
+        stream = await self.connect()
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(WAIT_S):
+                web_socket = await wrap_client_stream(
+                    nursery,
+                    stream,
+                    f"127.0.0.1:{self.port}",
+                    "/v1/ws",
+                    extra_headers=[(b"Authorization", f"Bearer {TOKEN}".encode())],
+                    max_message_size=64 * 1024 * 1024,
+                )
+            yield web_socket
+            nursery.cancel_scope.cancel()
+            await trio.aclose_forcefully(stream)
+
+    @asynccontextmanager
+    async def raw_socket(self) -> AsyncGenerator[trio.SocketStream]:
+        """A WebSocket after its handshake, as plain bytes."""
+        async with await self.connect() as stream:
+            with trio.fail_after(WAIT_S):
+                await stream.send_all(self.handshake())
+                answered = b""
+                while not answered.endswith(b"\r\n\r\n"):
+                    answered += await stream.receive_some(1)
+                assert answered.startswith(b"HTTP/1.1 101"), answered
+            yield stream
+
+
+@asynccontextmanager
+async def open_door(
+    *,
+    limits: DoorLimits = DoorLimits(),
+    serve_socket: ServeSocket = echo,
+    wrap_backend: Callable[[EchoBackend], EchoBackend] = lambda backend: backend,
+    tls: TlsFiles | None = None,
+    allow_hosts: tuple[str, ...] = (),
+    allow_origins: tuple[str, ...] = (),
+    host: str = "127.0.0.1",
+    insecure: bool = False,
+) -> AsyncGenerator[DoorRig]:
+    """Open a door on a free port; on the way out, it is cancelled and must be gone within two seconds."""
+    backend = wrap_backend(EchoBackend())
+    listening = await open_listeners(host, 0, tls=tls, insecure=insecure)
+    access = Access(
+        token=TOKEN,
+        port=listening.port,
+        bound=listening.addresses,
+        secure=listening.secure,
+        allow_hosts=allow_hosts,
+        allow_origins=allow_origins,
+    )
+    serve = partial(
+        serve_door,
+        listening.listeners,
+        access=access,
+        app=make_app(backend),
+        serve_socket=serve_socket,
+        limits=limits,
+    )
+    async with trio.open_nursery() as nursery:
+        before = set(nursery.child_tasks)
+        await nursery.start(serve)
+        (task,) = nursery.child_tasks - before
+        rig = DoorRig(listening.port, access, backend, nursery, task, listening)
+        rig.idle_tasks = rig.tasks()
+        yield rig
+        started_at = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - started_at < 2
+
+
+async def read_answer(stream: trio.abc.ReceiveStream) -> Answer:
+    """Read until the server closes. The caller bounds it in time, as `DoorRig.ask` does."""
+    received = bytearray()
+    try:
+        while data := await stream.receive_some(65536):
+            received += data
+    except trio.BrokenResourceError:
+        return parse_answer(bytes(received), reset=True)
+    return parse_answer(bytes(received))
+
+
+async def close_code(web_socket: WebSocketConnection) -> int:
+    """Read until the server closes the WebSocket, and return its close code."""
+    with trio.fail_after(WAIT_S):
+        try:
+            while True:
+                await web_socket.get_message()
+        except ConnectionClosed as exc:
+            return exc.reason.code if exc.reason else 1006
+
+
+async def read_frames(stream: trio.abc.ReceiveStream) -> list[tuple[int, bytes]]:
+    """Every frame until the server closes: opcode and payload."""
+    received = bytearray()
+    with trio.fail_after(WAIT_S):
+        try:
+            while data := await stream.receive_some(65536):
+                received += data
+        except trio.BrokenResourceError:
+            pass
+    return list(_frames(bytes(received)))
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True) -> bytes:
+    """One WebSocket frame of a client; the mask is zero, so that its bytes can be read."""
+    first = bytes([opcode | (0x80 if fin else 0)])
+    mask = 0x80 if masked else 0
+    size = len(payload)
+    if size < 126:
+        length = bytes([mask | size])
+    elif size < 65536:
+        length = bytes([mask | 126]) + size.to_bytes(2, "big")
+    else:
+        length = bytes([mask | 127]) + size.to_bytes(8, "big")
+    return first + length + (b"\0\0\0\0" if masked else b"") + payload
+
+
+def _frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while data:
+        size, start = data[1] & 0x7F, 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4], "big"), 4
+        elif size == 127:
+            size, start = int.from_bytes(data[2:10], "big"), 10
+        yield data[0] & 0x0F, data[start : start + size]
+        data = data[start + size :]
+
+
+def _descendants(task: Task) -> Iterator[Task]:
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            yield child
+            yield from _descendants(child)
+
+
+def message(**members: object) -> bytes:
+    """A JSON text."""
+    return msgspec.json.encode(members)
+
+
+Serve = Callable[[WebSocketConnection, Identity, PeerAddress], Awaitable[None]]
