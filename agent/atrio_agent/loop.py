@@ -111,7 +111,7 @@ async def run_turn(host: TurnHost) -> Outcome:
             system=system_prompt(host.place("").root, now()),
             prompt=newest_user_text(said),
             turns=turns_of(said),
-            tools=host.tools.specs(),
+            tools=host.tools.specs,
         )
         try:
             reply = await _ask(host, request)

@@ -19,6 +19,7 @@ from atrio_agent.store.base import Commit
 from atrio_protocol.content import ContentBlock, attachments_of, prompt_text
 from atrio_protocol.errors import ErrorObject
 from atrio_protocol.limits import PROMPT_TEXT_CHARS
+from atrio_protocol.marks import Stage
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Delivery, Run, RunKind, StopReason, Usage
 from atrio_protocol.who import Author
@@ -63,6 +64,8 @@ class LiveRun:
     """Set when the run is completed and its terminal published, or when it was never accepted after all."""
 
     announced: bool = False
+    taken: bool = False
+    """Its session has taken it: it is, or was, the active run."""
     started_at: str | None = None
     finished_at: str | None = None
     cancelled_by: Author | None = None
@@ -82,9 +85,18 @@ class LiveRun:
         return self.scope.cancel_called
 
     @property
-    def waiting(self) -> bool:
-        """Whether it has neither begun nor been folded nor ended."""
-        return self.started_at is None and self.folded_into is None and self.outcome is None
+    def client_id(self) -> str:
+        """Whose it is."""
+        return self.author.client_id
+
+    @property
+    def stage(self) -> Stage:
+        """Where it is, as far as a cancel cares."""
+        if self.outcome is not None:
+            return "decided"
+        if self.folded_into is not None:
+            return "folded"
+        return "active" if self.taken else "waiting"
 
     def cancel(self, by: Author | None) -> None:
         """Cancel it, wherever it is. Once its end is decided this does nothing."""

@@ -31,12 +31,12 @@ from atrio_agent.scribe import Scribe
 from atrio_agent.store.base import AcceptRun, Loaded, PutRun, RunKey, StoreFailed
 from atrio_agent.streams import Stream
 from atrio_agent.turn import Turn
-from atrio_protocol.content import ContentBlock, prompt_text
+from atrio_protocol.content import ContentBlock
 from atrio_protocol.errors import AgentFailed, IdempotencyConflict, QueueFull, RunError, SessionBusy, WireError, WorkspaceClosing
 from atrio_protocol.events import Notice, RunAccepted, RunCompleted, RunFolded, RunStarted
 from atrio_protocol.ids import new_id
 from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
-from atrio_protocol.marks import covers, queue_order
+from atrio_protocol.marks import covered, covers, next_in_queue, queue_order
 from atrio_protocol.things import Delivery, Run, RunKind
 from atrio_protocol.who import Author
 
@@ -73,18 +73,17 @@ class Session:
         self._ground = ground
         self.session_id = loaded.row.session_id
         self.stream = Stream(ground.rings)
-        self.requests: deque[object] = deque(maxlen=REQUESTS_KEPT)
+        self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
         self.closing = False
         self._accept_seq = loaded.last_accept_seq
         self._mark = 0
         self._known = {key.run_id: key for key in loaded.runs}
         self._open: dict[str, LiveRun] = {}
         self._unannounced: deque[LiveRun] = deque()
-        self._held: deque[LiveRun] = deque()
+        self._held: dict[LiveRun, bool] = {}  # not given to the store yet; whether it waits at a gate itself
         self._queue: list[LiveRun] = []
         self._active: LiveRun | None = None
         self._changed = trio.Event()
-        self._hold_scopes: set[trio.CancelScope] = set()
         self.profile = Profile(ground, loaded.row, self.stream, self._state)
         self.scribe = Scribe(
             workspace_id=ground.workspace_id,
@@ -106,7 +105,7 @@ class Session:
         """The announced runs that are not completed: the active one first, then in the queue's order."""
         waiting = [run for run in self._queue if run is not self._active]
         first = [self._active, *self._active.folded] if self._active else []
-        return [*first, *_in_order(waiting)]
+        return [*first, *queue_order(waiting)]
 
     @property
     def accept_seq(self) -> int:
@@ -164,8 +163,7 @@ class Session:
             raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
         if delivery == "reject" and not self.idle():
             raise SessionBusy("The session is busy; wait for its run, or queue the prompt.")
-        waiting = sum(run.waiting and not run.cancelled for run in self._open.values())
-        if waiting >= MAX_QUEUED_PER_SESSION + (self._active is None):
+        if len(self._waiting()) >= MAX_QUEUED_PER_SESSION + (self._active is None):
             raise QueueFull(f"{MAX_QUEUED_PER_SESSION} prompts wait in this session already; try again when some are done.")
         self._accept_seq += 1
         run = LiveRun(
@@ -183,8 +181,9 @@ class Session:
         )
         self._open[run.run_id] = run
         self._known[run.run_id] = RunKey(run_id=run.run_id, accept_seq=run.accept_seq, digest=run.digest)
-        if self._held or self._ground.gates.take_hold("accept.commit", self.session_id):
-            self._held.append(run)  # the announcing task stores it, once the test lets it
+        gated = self._ground.gates.take_hold("accept.commit", self.session_id)
+        if gated or self._held:
+            self._held[run] = gated  # the announcing task stores it, once the test lets it
         else:
             run.commit = self._ground.store.write_soon(self._acceptance(run))
         self._unannounced.append(run)
@@ -202,11 +201,8 @@ class Session:
 
     def position(self, run: LiveRun) -> int:
         """How many turns come before this one's: 0 is active or about to be, 1 is next."""
-        if not run.waiting:
-            return 0
-        ahead = _in_order([other for other in self._open.values() if other.waiting and not other.cancelled])
-        before = ahead.index(run) if run in ahead else 0
-        return before + (self._active is not None)
+        ahead = queue_order(self._waiting())
+        return ahead.index(run) + (self._active is not None) if run in ahead else 0
 
     def cancel(self, *, by: Author | None, mine: bool = False) -> Cancelled:
         """Cancel what was accepted up to now and is not decided.
@@ -215,43 +211,40 @@ class Session:
         later is never touched.
         """
         up_to = self._accept_seq
-        active = {self._active} | set(self._active.folded) if self._active else set[LiveRun]()
         if not mine:
             self._mark = up_to
-        return Cancelled(
-            up_to,
-            self._cancel(
-                [
-                    run
-                    for run in self._open.values()
-                    if not mine or run in active or (by is not None and run.author.client_id == by.client_id)
-                ],
-                by,
-            ),
+        runs = covered(
+            self._open.values(),
+            mark=up_to,
+            scope="mine" if mine else "all",
+            client_id=None if by is None else by.client_id,
         )
+        return Cancelled(up_to, self._cancel(runs, by))
 
     def cancel_run(self, run: LiveRun, *, by: Author | None) -> Cancelled:
         """Cancel one run alone. A folded one, or one whose end is decided, is not touched."""
-        covered = [] if run.folded_into else [run]
-        return Cancelled(self._accept_seq, self._cancel(covered, by))
+        runs = [run] if run.stage in ("waiting", "active") else []
+        return Cancelled(self._accept_seq, self._cancel(runs, by))
 
     def clear_queue(self, *, by: Author | None) -> Cancelled:
         """Cancel all that waits; the active run and what is folded into it go on."""
-        return Cancelled(self._accept_seq, self._cancel([run for run in self._open.values() if run.waiting], by))
+        runs = [run for run in self._open.values() if run.stage == "waiting"]
+        return Cancelled(self._accept_seq, self._cancel(runs, by))
 
     def close(self) -> None:
         """Refuse new prompts and cancel every run. Does not wait; safe to call twice."""
         self.closing = True
         self.cancel(by=None)
-        for scope in self._hold_scopes:
-            scope.cancel()
 
     def _cancel(self, runs: list[LiveRun], by: Author | None) -> tuple[LiveRun, ...]:
-        covered = [run for run in runs if run.outcome is None]
-        for run in covered:
+        for run in runs:
             run.cancel(by)
         self._wake()
-        return tuple(sorted(covered, key=lambda run: run.accept_seq))
+        return tuple(runs)
+
+    def _waiting(self) -> list[LiveRun]:
+        """What waits for its turn, announced or not; what is cancelled already does not."""
+        return [run for run in self._open.values() if run.stage == "waiting" and not run.cancelled]
 
     # The tasks.
 
@@ -303,7 +296,8 @@ class Session:
 
     async def _stored(self, run: LiveRun) -> None:
         if run in self._held:
-            await self._hold("accept.commit", run)
+            if self._held[run]:
+                await self._ground.gates.wait("accept.commit", session_id=self.session_id, run_id=run.run_id)
             commit = self._ground.store.write_soon(self._acceptance(run))
             try:
                 await commit.wait()
@@ -311,7 +305,7 @@ class Session:
                 run.commit.settle(exc)
             else:
                 run.commit.settle()
-            self._held.remove(run)
+            del self._held[run]
         await run.commit.wait()
 
     async def _take_runs(self) -> None:
@@ -321,7 +315,7 @@ class Session:
                 self.profile.refresh()
                 await self._changed.wait()
                 continue
-            self._active = run
+            self._active, run.taken = run, True
             self.profile.refresh()
             if run.cancelled or covers(self._mark, run.accept_seq):
                 await self._finish(run, end_unstarted)
@@ -332,11 +326,11 @@ class Session:
     async def _end_cancelled(self) -> None:
         """End what was cancelled in the queue while another run goes on."""
         while True:
-            cancelled = [run for run in self._queue if run.cancelled and run.outcome is None and run is not self._active]
+            cancelled = [run for run in self._queue if run.cancelled and run.stage == "waiting"]
             if not cancelled or self._active is None or self._active.cancelled:
                 await self._changed.wait()
                 continue
-            await self._finish(_in_order(cancelled)[0], end_unstarted)
+            await self._finish(queue_order(cancelled)[0], end_unstarted)
 
     async def _run(self, run: LiveRun) -> None:
         """Run a turn, from its first event to its last."""
@@ -344,7 +338,7 @@ class Session:
         outcome = Outcome("cancelled")
         with run.scope:
             try:
-                await self._hold("run.start", run, cancellable=True)
+                await self.hold("run.start", run)
                 turn = self._start(run)
                 outcome = await run_turn(turn)
             except RunError as exc:
@@ -354,7 +348,7 @@ class Session:
             except Exception as exc:
                 log.exception("run failed", session=self.session_id, run=run.run_id)
                 outcome = Outcome("error", AgentFailed(f"The agent failed: {type(exc).__name__}.").to_object())
-        await self._hold("run.finish", run)
+        await self.hold("run.finish", run)
         await self._finish(run, end_unstarted if run.started_at is None else end_started, outcome)
 
     def _start(self, run: LiveRun) -> Turn:
@@ -440,7 +434,6 @@ class Session:
     async def _end_after_bug(self) -> None:
         """End the run in whose course the session failed, so that no prompt is left without its terminal."""
         run, self._active = self._active, None
-        self._hold_scopes.clear()
         if run is None or run.completed:
             return
         failed = Outcome("error", AgentFailed("The agent failed; the session goes on.").to_object())
@@ -456,8 +449,7 @@ class Session:
         self._active = None
 
     def _next(self) -> LiveRun | None:
-        waiting = _in_order([run for run in self._queue if run.outcome is None])
-        return waiting[0] if waiting else None
+        return next_in_queue(run for run in self._queue if run.stage == "waiting")
 
     def _state(self) -> tuple[bool, int]:
         """Whether the session is running, and how many announced runs wait."""
@@ -465,20 +457,8 @@ class Session:
         return self._active is not None or bool(self._queue), waiting
 
     async def hold(self, point: HoldPoint, run: LiveRun) -> None:
-        """Stop a turn's next step of this kind if a test asked for it; a cancel of the run goes on."""
-        await self._hold(point, run, cancellable=True)
-
-    async def _hold(self, point: HoldPoint, run: LiveRun, *, cancellable: bool = False) -> None:
-        gates = self._ground.gates
-        if cancellable:
-            await gates.pass_hold(point, session_id=self.session_id, run_id=run.run_id)
-            return
-        with trio.CancelScope() as scope:
-            self._hold_scopes.add(scope)
-            if self.closing:
-                scope.cancel()
-            await gates.pass_hold(point, session_id=self.session_id, run_id=run.run_id)
-        self._hold_scopes.discard(scope)
+        """Stop before the next step of this kind if a test asked for it."""
+        await self._ground.gates.pass_hold(point, session_id=self.session_id, run_id=run.run_id)
 
     def notice(self, severity: Any, title: str, detail: str, run: LiveRun) -> None:
         """Tell those who watch the session."""
@@ -498,7 +478,3 @@ class Session:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
-
-
-def _in_order(runs: list[LiveRun]) -> list[LiveRun]:
-    return sorted(runs, key=lambda run: (run.delivery != "interrupt", run.accept_seq))

@@ -87,6 +87,7 @@ class ModelRequest(Data, kw_only=True):
     """Everything a model may know. ``turns`` is already repaired: it is never refused for its form.
 
     ``step`` counts the model requests of the run from 0; a retry has the same step.
+    ``prompt`` is the text of the newest user message (a user turn may hold several).
     """
 
     session_id: str
@@ -94,6 +95,7 @@ class ModelRequest(Data, kw_only=True):
     purpose: Literal["turn", "title", "summary"]
     step: int
     system: str
+    prompt: str
     turns: tuple[Turn, ...]
     tools: tuple[ToolSpec, ...]
 

@@ -9,7 +9,7 @@ Operations given in one call are atomic: all of them or none. Calls are
 committed in the order in which they were made. Reading sees what is committed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, dataclass_transform
 
 import msgspec
@@ -220,7 +220,8 @@ class WorkspaceRow(Row, kw_only=True):
 class RunIndex(Protocol):
     """What a state directory knows of all its workspaces: where they are, and whose a client-made run id is.
 
-    Every method may raise `StoreFailed`.
+    The async methods are for everybody and may raise `StoreFailed`. The others
+    are for stores, which call them where they commit: in their own threads.
     """
 
     async def register_workspace(self, workspace_id: str, path: str, directory: str) -> WorkspaceRow:
@@ -244,6 +245,32 @@ class RunIndex(Protocol):
         A claim may have come to nothing, so only the workspace's store says
         whether there is such a run. Ask here first: a client's id may look
         like one of ours.
+        """
+        ...
+
+    def claim(self, workspace_id: str, wanted: Mapping[str, str]) -> dict[str, StoreFailed]:
+        """Claim run ids (with their sessions) whose rows this workspace is about to commit.
+
+        Returns:
+            Those that cannot be had, with the reason; if there are any, none
+            was claimed. Else all are durably claimed, and no other workspace
+            gets one before `settle`, nor after it if its run is there.
+        """
+        ...
+
+    def settle(self, run_ids: Collection[str]) -> None:
+        """Say that the commit of these claims is decided. A claim without a run is void."""
+        ...
+
+    def free(self, workspace_id: str, runs: Mapping[str, str]) -> None:
+        """Give up run ids (with their sessions) whose rows are gone. Never raises: what stays is void."""
+        ...
+
+    def restore(self, workspace_id: str, runs: Mapping[str, str]) -> None:
+        """Put back what a loss of power took from the index alone: these runs (with their sessions) are there.
+
+        Raises:
+            StoreFailed: None was put back.
         """
         ...
 
@@ -304,8 +331,9 @@ class Store(Protocol):
         ...
 
     async def history(self, session_id: str) -> tuple[Message, ...]:
-        """The messages that a model is to know: from the newest summary on, whole,
-        without those of runs that ended before they started. Oldest first."""
+        """The messages that a model is to know: from the newest finished summary on, whole,
+        without those of runs that ended before they started. Oldest first.
+        """
         ...
 
     async def run(self, run_id: str) -> Run | None:

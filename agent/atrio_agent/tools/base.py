@@ -8,6 +8,7 @@ result. Anything else a tool raises is a bug and is reported as one.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, dataclass_transform
 
@@ -16,7 +17,7 @@ import msgspec
 from atrio_protocol.content import ContentBlock, TextBlock
 from atrio_protocol.parts import Diff, Location, ToolKind
 
-__all__ = ["Place", "Tool", "ToolFailed", "ToolInput", "ToolOutcome", "text_outcome"]
+__all__ = ["Place", "Tool", "ToolFailed", "ToolInput", "ToolOutcome", "description_of", "text_outcome"]
 
 
 class ToolFailed(Exception):
@@ -59,6 +60,11 @@ class ToolOutcome:
 def text_outcome(text: str, *, truncated: bool = False) -> ToolOutcome:
     """The usual outcome: one text."""
     return ToolOutcome(content=(TextBlock(text=text),), truncated=truncated)
+
+
+def description_of(name: str) -> str:
+    """What the model is told of a tool: the text in ``<name>.md`` beside this module."""
+    return resources.files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip()
 
 
 class Tool(Protocol):

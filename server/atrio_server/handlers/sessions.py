@@ -26,6 +26,7 @@ from atrio_protocol.methods import (
     SetModelParams,
 )
 from atrio_protocol.struct import given
+from atrio_protocol.things import Message
 from atrio_server.calls import AttachReply, Caller, Key, Later
 from atrio_server.handlers.finding import find_session, reading
 from atrio_server.server import Server
@@ -99,7 +100,8 @@ async def session_delete(server: Server, _caller: Caller, params: SessionParams)
             await deletion.wait()
         return Empty()
 
-    return Later(wait)
+    # The reply is the last of it: after the session's last event and the end of its stream.
+    return Later(wait, behind=(Key("session", session.session_id),))
 
 
 async def session_messages(server: Server, _caller: Caller, params: MessagesParams) -> Later:
@@ -141,7 +143,7 @@ async def session_export(server: Server, _caller: Caller, params: SessionExportP
     workspace, session = await find_session(server, params)
 
     async def read() -> SessionExportResult:
-        messages = []
+        messages: list[Message] = []
         before = None
         with reading("session"):
             while True:

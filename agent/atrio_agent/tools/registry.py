@@ -1,0 +1,129 @@
+"""The tools that a model is offered, by name.
+
+What a model sends is untrusted and often nearly right: numbers as text are
+taken as numbers, null as left out, and every refusal is a sentence that names
+the parameter, for the model to do better. Running a tool is the loop's work.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from atrio_agent.models.base import ToolSpec
+from atrio_agent.tools.base import Place, Tool, ToolFailed, ToolInput
+from atrio_agent.tools.files import Ls, Read
+from atrio_agent.tools.output import shown
+from atrio_agent.tools.search import Glob, Grep
+from atrio_protocol.parts import Location, ToolKind
+
+__all__ = ["Tools", "read_only_tools"]
+
+_MAX_SHOWN_CHARS = 80
+
+
+class Tools:
+    """An ordered set of tools.
+
+    Args:
+        tools: In the order in which the model is told of them. No two have the same name.
+    """
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self._tools: dict[str, Tool] = {}
+        for tool in tools:
+            if tool.name in self._tools:
+                raise ValueError(f"two tools are named {tool.name}")
+            self._tools[tool.name] = tool
+        self._specs = tuple(
+            ToolSpec(name=tool.name, description=tool.description, schema=_schema_of(tool.input_type))
+            for tool in self._tools.values()
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in order."""
+        return tuple(self._tools)
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the model is told."""
+        return self._specs
+
+    def get(self, name: str) -> Tool:
+        """The tool of that name.
+
+        Raises:
+            ToolFailed: There is none. The message lists those that there are.
+        """
+        tool = self._tools.get(name)
+        if tool is None:
+            asked = shown(name, max_chars=_MAX_SHOWN_CHARS)
+            raise ToolFailed(f"There is no tool '{asked}'. There are: {', '.join(self._tools)}.")
+        return tool
+
+    def kind(self, name: str) -> ToolKind:
+        """What sort of tool a name stands for; ``other`` when there is none of it."""
+        tool = self._tools.get(name)
+        return "other" if tool is None else tool.kind
+
+    def title(self, name: str, raw: dict[str, Any]) -> str:
+        """A line for people on a call, whether it can be done or not."""
+        try:
+            return self.get(name).title(self.validate(name, raw))
+        except ToolFailed:
+            return name
+
+    def locations(self, name: str, raw: dict[str, Any], place: Place) -> tuple[Location, ...]:
+        """The places that a call looks at; none when it cannot be done."""
+        try:
+            return self.get(name).locations(self.validate(name, raw), place)
+        except ToolFailed:
+            return ()
+
+    def validate(self, name: str, raw: dict[str, Any]) -> ToolInput:
+        """Turn what the model sent into the tool's input.
+
+        Raises:
+            ToolFailed: There is no such tool, or a parameter does not fit. Nothing was done.
+        """
+        tool = self.get(name)
+        known = msgspec.structs.fields(tool.input_type)
+        takes = ", ".join(
+            field.encode_name if field.required else f"{field.encode_name} (optional)" for field in known
+        )
+        for parameter, value in raw.items():
+            _check_text(name, parameter, value)
+        try:
+            # Not strict: models write 10 as "10".
+            return msgspec.convert(raw, tool.input_type, strict=False)
+        except msgspec.ValidationError as exc:
+            raise ToolFailed(f"The input of {name} does not fit: {exc}. It takes: {takes}.") from exc
+
+
+def read_only_tools() -> Tools:
+    """The tools that change nothing: read, ls, glob, grep."""
+    return Tools([Read(), Ls(), Glob(), Grep()])
+
+
+def _check_text(name: str, parameter: str, value: object) -> None:
+    """Refuse half characters, which JSON can write and nothing else can hold."""
+    try:
+        msgspec.json.encode((parameter, value))
+    except UnicodeEncodeError:
+        shown_parameter = shown(parameter, max_chars=_MAX_SHOWN_CHARS)
+        raise ToolFailed(f"The input of {name} does not fit: '{shown_parameter}' is not valid text.") from None
+
+
+def _schema_of(input_type: type[ToolInput]) -> dict[str, Any]:
+    """The JSON Schema of a tool's input, as plain as models like it: one object, no titles, no nulls."""
+    (ref,), components = msgspec.json.schema_components([input_type])
+    schema = components.pop(ref["$ref"].rpartition("/")[2])
+    del schema["title"]
+    schema["properties"] = {name: _without_null(value) for name, value in schema["properties"].items()}
+    return schema | {"$defs": components} if components else schema
+
+
+def _without_null(value: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in value.get("anyOf", ()) if kind != {"type": "null"}]
+    return kinds[0] if len(kinds) == 1 else value

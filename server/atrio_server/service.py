@@ -1,0 +1,320 @@
+"""The process: what is opened in which order, and how it all ends.
+
+Nesting is ownership. The state directory's lock is outermost and goes last;
+inside it the index, the models and the workspaces; innermost the door, so that
+all state outlives the web server. A signal does not cancel the tree: it begins
+one procedure (`Running.shut_down`) that refuses, cancels, waits, saves, drains
+the sockets, and only then lets go of each level. All of it has absolute
+deadlines that count from the signal, whatever clients do.
+"""
+
+import os
+import re
+import secrets
+import signal
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from atrio_agent.gates import Gates
+from atrio_agent.lifetime import Deadlines
+from atrio_agent.models.choose import Models, open_models
+from atrio_agent.store.base import Store
+from atrio_agent.store.index import SqliteRunIndex, open_run_index
+from atrio_agent.store.sqlite import open_sqlite_store
+from atrio_agent.streams import Rings
+from atrio_agent.tools.registry import read_only_tools
+from atrio_server.auth import Access, Identity
+from atrio_server.calls import Caller
+from atrio_server.config import Settings
+from atrio_server.dispatch import Dispatcher
+from atrio_server.door import PeerAddress, serve_door
+from atrio_server.listen import Listening, TlsFiles, open_listeners
+from atrio_server.logs import LogSink, configure_logs
+from atrio_server.server import Server
+from atrio_server.socket import serve_connection
+from atrio_server.statedir import open_state_dir
+from atrio_server.token import TOKEN_FILE, load_or_make_token
+from atrio_server.web import make_app
+from atrio_server.web_socket import BoundedWebSocket
+from atrio_server.workspace import Means, Workspace
+from atrio_server.workspaces import Workspaces
+
+__all__ = ["Running", "open_service", "run_server"]
+
+GOING_AWAY: Final = 1001
+
+log = structlog.get_logger("atrio.service")
+
+
+class Running:
+    """A server that is up. Made by `open_service`."""
+
+    def __init__(self, server: Server, door: trio.CancelScope, *, http: str, token: str, token_file: Path) -> None:
+        self.server = server
+        self.http = http
+        self.ws = http.replace("http", "ws", 1) + "/v1/ws"
+        self.token = token
+        self.token_file = token_file
+        self._door = door
+
+    async def shut_down(self, deadlines: Deadlines) -> None:
+        """Refuse, cancel, wait, save, drain the sockets, close the door: each step up to its deadline."""
+        server = self.server
+        server.closing = True
+        server.workspaces.close(deadlines)
+        with trio.CancelScope(deadline=deadlines.saves_at) as saving:
+            await server.workspaces.closed()
+        if saving.cancelled_caught:
+            log.error("workspaces given up at shutdown")
+        async with trio.open_nursery() as draining:
+            for connection in list(server.connections.values()):
+                draining.start_soon(connection.drain_and_close, GOING_AWAY, deadlines.sockets_at)
+        self._door.cancel()
+
+
+class _Web:
+    """What the web application asks of the server."""
+
+    def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
+        self._server = server
+        self._dispatcher = dispatcher
+
+    @property
+    def closing(self) -> bool:
+        return self._server.closing
+
+    async def rpc(self, body: bytes, identity: Identity, client_id: str | None) -> bytes | None:
+        caller = Caller(connection_id=f"http-{secrets.token_hex(4)}", scopes=identity.scopes, is_socket=False)
+        return await self._dispatcher.rpc(body, caller, client_id)
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, *, environ: Mapping[str, str], stop: trio.Event | None = None
+) -> AsyncGenerator[Running]:
+    """Open a server; on the way out shut it down, unless that was done already.
+
+    Args:
+        settings: Everything that can be set.
+        environ: Where the models find their keys.
+        stop: Set when a client asked the server to stop.
+
+    Raises:
+        StateDirLocked: Another server has the state directory.
+        ListenError: The address cannot be bound, or may not be.
+    """
+    stop = stop or trio.Event()
+    gates = Gates()
+    async with (
+        open_state_dir(settings.state_dir) as state,
+        open_run_index(settings.state_dir / "index.db") as index,
+        open_models(environ, default=settings.model, gates=gates) as models,
+    ):
+        token = load_or_make_token(settings.state_dir)
+        listening = await _listen(settings)
+        async with trio.open_nursery() as nursery, trio.open_nursery() as door:
+            server = _make_server(settings, nursery, index, models, gates, stop)
+            await door.start(partial(_serve_door, server, settings, listening, token))
+            running = Running(
+                server,
+                door.cancel_scope,
+                http=listening.url,
+                token=token,
+                token_file=settings.state_dir / TOKEN_FILE,
+            )
+            state.publish_address(http=running.http, ws=running.ws)
+            try:
+                yield running
+            finally:
+                if not server.closing:
+                    with trio.CancelScope(shield=True):  # bounded by its deadlines
+                        await running.shut_down(Deadlines.for_shutdown())
+
+
+def _make_server(
+    settings: Settings,
+    nursery: trio.Nursery,
+    index: SqliteRunIndex,
+    models: Models,
+    gates: Gates,
+    stop: trio.Event,
+) -> Server:
+    means = Means(
+        models=models,
+        tools=read_only_tools(),
+        gates=gates,
+        rings=Rings(),
+        detach_grace_s=settings.detach_grace_s,
+        keep_alive=settings.keep_alive,
+        record_requests=settings.test_hooks,
+    )
+    workspaces = Workspaces(
+        means,
+        nursery=nursery,
+        index=index,
+        allowed=tuple(path.resolve() for path in settings.allow_paths),
+        open_store=partial(_open_store, settings.state_dir, index),
+    )
+    return Server(
+        workspaces=workspaces,
+        models=models,
+        gates=gates,
+        test_hooks=settings.test_hooks,
+        stop_soon=stop.set,
+    )
+
+
+async def _serve_door(
+    server: Server,
+    settings: Settings,
+    listening: Listening,
+    token: str,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    dispatcher = Dispatcher(server)
+    parsing = trio.CapacityLimiter(1)
+
+    async def serve_socket(ws: BoundedWebSocket, identity: Identity, peer: PeerAddress) -> None:
+        caller = Caller(connection_id=f"c-{secrets.token_hex(6)}", scopes=identity.scopes, is_socket=True)
+        log.info("connected", connection=caller.connection_id, peer=str(peer), token=identity.token_name)
+        try:
+            await serve_connection(
+                ws,
+                caller,
+                dispatcher.begin,
+                dispatcher.notify,
+                connections=server.connections,
+                parsing=parsing,
+            )
+        finally:
+            client = caller.author.client_id if caller.author else None
+            log.info("disconnected", connection=caller.connection_id, client=client)
+
+    await serve_door(
+        listening.listeners,
+        access=Access(
+            token=token,
+            port=listening.port,
+            bound=listening.addresses,
+            secure=listening.secure,
+            allow_hosts=settings.allow_hosts,
+            allow_origins=settings.allow_origins,
+        ),
+        app=make_app(_Web(server, dispatcher)),
+        serve_socket=serve_socket,
+        task_status=task_status,
+    )
+
+
+async def _listen(settings: Settings) -> Listening:
+    tls = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key)
+    return await open_listeners(settings.host, settings.port, tls=tls, insecure_bind=settings.insecure_bind)
+
+
+@asynccontextmanager
+async def _open_store(state_dir: Path, index: SqliteRunIndex, workspace: Workspace) -> AsyncGenerator[Store]:
+    """Open a workspace's database, in a directory that a person can recognise."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", workspace.path.name)[:40] or "root"
+    directory = Path("workspaces") / f"{name}-{workspace.workspace_id[1:]}"
+    row = await index.register_workspace(workspace.workspace_id, str(workspace.path), str(directory))
+    workspace.created_at = row.created_at
+    home = state_dir / row.directory
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    async with open_sqlite_store(home / "atrio.db", index=index, workspace_id=workspace.workspace_id) as store:
+        yield store
+
+
+def run_server(settings: Settings) -> int:
+    """Run a server until it is told to stop; returns the exit code.
+
+    Raises:
+        StateDirLocked, ListenError: It did not start.
+    """
+    return trio.run(_run_server, settings)
+
+
+async def _run_server(settings: Settings) -> int:
+    sink = LogSink()
+    configure_logs(sink, settings.log_format)
+    async with trio.open_nursery() as logging:
+        logging.start_soon(sink.serve)
+        stop = trio.Event()
+        async with open_service(settings, environ=os.environ, stop=stop) as running:
+            async with trio.open_nursery() as watch:
+                await watch.start(_stop_on_signal, stop)
+                if settings.exit_idle_s is not None:
+                    watch.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
+                print(_ready_line(running), flush=True)
+                log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)
+                await stop.wait()
+                deadlines = Deadlines.for_shutdown()
+                logging.start_soon(_end_whatever_is_left, deadlines.end_at)
+                log.info("shutting down")
+                await running.shut_down(deadlines)
+                watch.cancel_scope.cancel()
+        log.info("stopped")
+        logging.cancel_scope.cancel()
+    return 0
+
+
+def _ready_line(running: Running) -> str:
+    ready = {
+        "event": "ready",
+        "pid": os.getpid(),
+        "http": running.http,
+        "ws": running.ws,
+        "tokenFile": str(running.token_file),
+    }
+    return msgspec.json.encode(ready).decode()
+
+
+async def _stop_on_signal(stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Begin the shutdown on the first signal; end at once on the second."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                os._exit(128 + number)
+            log.info("signal", number=int(number))
+            stop.set()
+
+
+async def _stop_when_idle(server: Server, idle_s: float, stop: trio.Event) -> None:
+    """Stop a server that a command started, when nobody is connected and nothing runs for this long."""
+    idle_since = trio.current_time()
+    while True:
+        await trio.sleep(min(1.0, idle_s / 4))
+        busy = server.connections or any(
+            workspace.coordinator.open_run_count() for workspace in server.workspaces.all() if workspace.state == "open"
+        )
+        if busy:
+            idle_since = trio.current_time()
+        elif trio.current_time() - idle_since >= idle_s:
+            log.info("idle", seconds=idle_s)
+            stop.set()
+            return
+
+
+async def _end_whatever_is_left(at: float) -> None:
+    """The last resort of a shutdown: what has not ended by now, such as a thread on a dead disk, is left behind."""
+    await trio.sleep_until(at)
+    tasks = sorted({task.name for task in _tasks_below(trio.lowlevel.current_root_task())})
+    print(f"atrio: shutdown took too long; left behind: {', '.join(tasks)}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _tasks_below(task: trio.lowlevel.Task | None) -> list[trio.lowlevel.Task]:
+    if task is None:
+        return []
+    below = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return [task] + [deeper for child in below for deeper in _tasks_below(child)]
