@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, dataclass_transform
 
 import msgspec
 
+from atrio_agent.toolspec import ToolSpec
 from atrio_protocol.content import ContentBlock
 
 __all__ = [
@@ -41,14 +42,6 @@ __all__ = [
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Data(msgspec.Struct, frozen=True, rename="camel"):
     """A plain value; also readable as JSON by test hooks."""
-
-
-class ToolSpec(Data, kw_only=True):
-    """A tool as the model is told of it. ``schema`` is a JSON Schema object."""
-
-    name: str
-    description: str
-    schema: dict[str, Any]
 
 
 class UserTurn(Data, tag="user", tag_field="role"):

@@ -64,7 +64,7 @@ def text_outcome(text: str, *, truncated: bool = False) -> ToolOutcome:
 
 def description_of(name: str) -> str:
     """What the model is told of a tool: the text in ``<name>.md`` beside this module."""
-    return resources.files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8").strip()
+    return resources.files("atrio_agent.tools").joinpath(f"{name}.md").read_text(encoding="utf-8").strip()
 
 
 class Tool(Protocol):

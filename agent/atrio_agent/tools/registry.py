@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from atrio_agent.models.base import ToolSpec
 from atrio_agent.tools.base import Place, Tool, ToolFailed, ToolInput
 from atrio_agent.tools.files import Ls, Read
 from atrio_agent.tools.output import shown
 from atrio_agent.tools.search import Glob, Grep
+from atrio_agent.toolspec import ToolSpec
 from atrio_protocol.parts import Location, ToolKind
 
 __all__ = ["Tools", "read_only_tools"]
@@ -72,7 +72,7 @@ class Tools:
         try:
             return self.get(name).title(self.validate(name, raw))
         except ToolFailed:
-            return name
+            return shown(name, max_chars=_MAX_SHOWN_CHARS)
 
     def locations(self, name: str, raw: dict[str, Any], place: Place) -> tuple[Location, ...]:
         """The places that a call looks at; none when it cannot be done."""
@@ -89,9 +89,7 @@ class Tools:
         """
         tool = self.get(name)
         known = msgspec.structs.fields(tool.input_type)
-        takes = ", ".join(
-            field.encode_name if field.required else f"{field.encode_name} (optional)" for field in known
-        )
+        takes = ", ".join(field.encode_name if field.required else f"{field.encode_name} (optional)" for field in known)
         for parameter, value in raw.items():
             _check_text(name, parameter, value)
         try:
