@@ -10,7 +10,6 @@ it with ``python -m atrio_protocol.schema``; the copy in ``docs/`` is that outpu
 """
 
 import re
-import sys
 from functools import cache
 from typing import Any, Final, cast
 
@@ -184,4 +183,4 @@ def _ref(name: str) -> Json:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(schema_json().decode())
+    print(schema_json().decode(), end="")  # noqa: T201  # what the command is for

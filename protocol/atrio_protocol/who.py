@@ -1,4 +1,8 @@
-"""Who did something: the author of a prompt, a cancel, an answer."""
+"""Who did something: the author of a prompt, a cancel, an answer.
+
+An author is a client process, not a person and not a connection; it is stored
+with what it did. Nothing here says what an author may do: that is its scopes.
+"""
 
 from atrio_protocol.struct import WireStruct
 
