@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 FOREIGN_PREFIXES = ("ATRIO_", "ANTHROPIC_", "OPENAI_", "OPENROUTER_", "OLLAMA_")
@@ -33,3 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(home.cleanup)
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         os.environ[name] = str(Path(home.name) / name.lower())
+
+    # Tracebacks without the values of every local: those drown what went wrong.
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+        ]
+    )

@@ -20,7 +20,7 @@ from atrio_protocol.parts import Part, ToolCallPart, ToolResultPart
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import MessageFinish
 
-__all__ = ["Ending", "end_started", "end_unstarted"]
+__all__ = ["Ending", "ending_of"]
 
 _WHY = {
     "cancelled": "The user cancelled this call before it was done.",
@@ -70,8 +70,13 @@ class Ending:
             scribe.publish_completed(message)
 
 
-def end_unstarted(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
-    """The end of a run that never reached the model: its prompt, and an empty answer that says why."""
+def ending_of(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
+    """Work out how a run ends; sets what the run says of its end, and changes nothing else."""
+    return _end_unstarted(scribe, run, outcome) if run.started_at is None else _end_started(scribe, run, outcome)
+
+
+def _end_unstarted(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
+    """A run that never reached the model: its prompt, and an empty answer that says why."""
     ending = Ending()
     user = scribe.draft(run_id=run.run_id, role="user", author=run.author, parts=run.prompt)
     answer = scribe.draft(run_id=run.run_id, role="assistant")
@@ -83,8 +88,8 @@ def end_unstarted(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
     return ending
 
 
-def end_started(scribe: Scribe, run: LiveRun, outcome: Outcome, *, model: str, provider: str) -> Ending:
-    """The end of a turn: open tool calls get a result, open messages their finish, and there is an answer."""
+def _end_started(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
+    """A turn: open tool calls get a result, open messages their finish, and there is an answer."""
     ending = Ending()
     mine = {run.run_id, *(folded.run_id for folded in run.folded)}
     messages = [message for message in scribe.tail if message.run_id in mine]
@@ -103,7 +108,7 @@ def end_started(scribe: Scribe, run: LiveRun, outcome: Outcome, *, model: str, p
         if message.role == "tool" and not message.completed:
             ending.finishes.setdefault(message, None)
     if answer is None:
-        answer = scribe.draft(run_id=run.run_id, role="assistant", model=model, provider=provider)
+        answer = scribe.draft(run_id=run.run_id, role="assistant")
         ending.drafts.append(answer)
         ending.finishes[answer] = _finish(outcome)
     run.message_id, run.text = answer.message_id, answer.text()

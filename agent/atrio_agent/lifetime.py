@@ -19,7 +19,10 @@ __all__ = ["CLOSE_S", "Deadlines", "Errand", "Errands", "OwnerEnded"]
 T = TypeVar("T")
 
 CLOSE_S: Final = 5.0
-"""Seconds that closing one workspace may take per step, when the server goes on."""
+"""Seconds in which the runs of a workspace must have ended when it closes and the server goes on."""
+
+SAVE_S: Final = 2.0
+"""Seconds more that saving may take then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,11 @@ class Deadlines:
     @classmethod
     def for_one_workspace(cls) -> "Deadlines":
         """One workspace closes and the server goes on."""
-        at = trio.current_time() + CLOSE_S
-        return cls(processes_at=at, terminals_at=at, saves_at=at, sockets_at=at, end_at=at)
+        now = trio.current_time()
+        terminals_at, saves_at = now + CLOSE_S, now + CLOSE_S + SAVE_S
+        return cls(
+            processes_at=terminals_at, terminals_at=terminals_at, saves_at=saves_at, sockets_at=saves_at, end_at=saves_at
+        )
 
     @classmethod
     def for_shutdown(cls) -> "Deadlines":

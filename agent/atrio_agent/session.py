@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from atrio_agent.clock import now
-from atrio_agent.ending import Ending, end_started, end_unstarted
+from atrio_agent.ending import Ending, ending_of
 from atrio_agent.gates import HoldPoint
 from atrio_agent.ground import Ground
 from atrio_agent.loop import run_turn
@@ -318,7 +318,7 @@ class Session:
             self._active, run.taken = run, True
             self.profile.refresh()
             if run.cancelled or covers(self._mark, run.accept_seq):
-                await self._finish(run, end_unstarted)
+                await self._finish(run, Outcome("cancelled"))
             else:
                 await self._run(run)
             self._active = None
@@ -330,7 +330,7 @@ class Session:
             if not cancelled or self._active is None or self._active.cancelled:
                 await self._changed.wait()
                 continue
-            await self._finish(queue_order(cancelled)[0], end_unstarted)
+            await self._finish(queue_order(cancelled)[0], Outcome("cancelled"))
 
     async def _run(self, run: LiveRun) -> None:
         """Run a turn, from its first event to its last."""
@@ -349,7 +349,7 @@ class Session:
                 log.exception("run failed", session=self.session_id, run=run.run_id)
                 outcome = Outcome("error", AgentFailed(f"The agent failed: {type(exc).__name__}.").to_object())
         await self.hold("run.finish", run)
-        await self._finish(run, end_unstarted if run.started_at is None else end_started, outcome)
+        await self._finish(run, outcome)
 
     def _start(self, run: LiveRun) -> Turn:
         run.started_at = now()
@@ -383,13 +383,13 @@ class Session:
             self.scribe.complete(user)
             self.profile.refresh()
 
-    async def _finish(self, run: LiveRun, end: Any, outcome: Outcome | None = None) -> None:
+    async def _finish(self, run: LiveRun, outcome: Outcome) -> None:
         """Decide, store and publish the end of a run: exactly one terminal."""
-        decided = run.decide(outcome or Outcome("cancelled"))
+        decided = run.decide(outcome)
         for ended in (*run.folded, run):
             ended.outcome, ended.cancelled_by = decided, run.cancelled_by
             ended.finished_at = now()
-        ending: Ending = end(self.scribe, run, decided)
+        ending = ending_of(self.scribe, run, decided)
         for folded in run.folded:
             folded.message_id, folded.text, folded.usage = run.message_id, run.text, run.usage
         await self._store_end(run, ending)
@@ -440,7 +440,7 @@ class Session:
         run.outcome = None
         self._active = run
         try:
-            await self._finish(run, end_unstarted if run.started_at is None else end_started, failed)
+            await self._finish(run, failed)
         except Exception:
             # A second bug, in the ending itself: the run is left to recovery rather than ended twice.
             log.exception("run left to recovery", session=self.session_id, run=run.run_id)

@@ -16,6 +16,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,7 @@ from atrio_agent.store.index import SqliteRunIndex, open_run_index
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.streams import Rings
 from atrio_agent.tools.registry import read_only_tools
-from atrio_server.auth import Access, Identity
+from atrio_server.auth import Access, Identity, host_literal
 from atrio_server.calls import Caller
 from atrio_server.config import Settings
 from atrio_server.dispatch import Dispatcher
@@ -126,7 +127,7 @@ async def open_service(
             running = Running(
                 server,
                 door.cancel_scope,
-                http=listening.url,
+                http=_url(listening),
                 token=token,
                 token_file=settings.state_dir / TOKEN_FILE,
             )
@@ -214,11 +215,19 @@ async def _serve_door(
     )
 
 
+def _url(listening: Listening) -> str:
+    """Where a client on this machine finds the server."""
+    address = ip_address(listening.addresses[0].partition("%")[0])
+    if address.is_unspecified:
+        address = ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return f"{'https' if listening.secure else 'http'}://{host_literal(str(address))}:{listening.port}"
+
+
 async def _listen(settings: Settings) -> Listening:
     tls = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key)
-    return await open_listeners(settings.host, settings.port, tls=tls, insecure_bind=settings.insecure_bind)
+    return await open_listeners(settings.host, settings.port, tls=tls, insecure=settings.insecure_bind)
 
 
 @asynccontextmanager
