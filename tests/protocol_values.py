@@ -6,12 +6,14 @@ control characters, characters outside the basic plane; but no half of a
 surrogate pair, which no JSON writer of ours lets out.
 """
 
+from functools import cache
 from typing import Any, cast
 
 import msgspec
 from hypothesis import strategies as st
 from msgspec import NODEFAULT, UNSET, Raw, inspect
 
+from atrio_protocol.errors import ERRORS, ErrorObject
 from atrio_protocol.struct import WireStruct
 
 __all__ = ["texts", "values_of"]
@@ -33,6 +35,7 @@ _json = st.recursive(
 )
 
 
+@cache  # hypothesis looks into a strategy anew for each one that is made
 def values_of(cls: type[WireStruct]) -> st.SearchStrategy[WireStruct]:
     """Any value of this type; what may be absent sometimes is. Deep inside, everything is as small as it can be."""
     return cast("st.SearchStrategy[WireStruct]", _of(inspect.type_info(cls), DEPTH))
@@ -40,6 +43,10 @@ def values_of(cls: type[WireStruct]) -> st.SearchStrategy[WireStruct]:
 
 def _of(place: inspect.Type, depth: int) -> st.SearchStrategy[Any]:
     match place:
+        case inspect.StructType(cls=cls) if cls is ErrorObject:
+            return st.builds(
+                lambda kind, message: kind(message).to_object(), st.sampled_from(list(ERRORS.values())), texts
+            )
         case inspect.StructType():
             return _struct(place, depth - 1)
         case inspect.UnionType(types=types):
