@@ -29,6 +29,12 @@ EVENTS_FRAME_BYTES: Final = 256 * 1024
 WINDOW_S: Final = 0.010
 """Further deltas of a connection go out at most this often."""
 
+WINDOW_MAX_S: Final = 0.250
+"""How long the window may grow where sending takes long: larger frames instead of ever more of them."""
+
+SEND_SHARE: Final = 4
+"""A window is at least this many times as long as its first frame took to send."""
+
 
 class _SessionDetached(WireStruct, kw_only=True):
     session_id: str
@@ -66,6 +72,7 @@ class Attachments:
 
     def __init__(self, on_news: Callable[[], None]) -> None:
         self._on_news = on_news
+        self._sent_from: float | None = None
         self._window_ends = -math.inf
         self._by_key: dict[Key, _Attachment] = {}
         self._line: deque[_Attachment] = deque()
@@ -127,6 +134,7 @@ class Attachments:
 
         What this connection was detached from is told by a frame as well.
         """
+        self._stretch_window(at)
         if self._held and at >= self._window_ends:
             self._release_held()
         while self._line:
@@ -139,7 +147,7 @@ class Attachments:
                 continue
             frame = self._take(attachment)
             if frame is not None:
-                self._window_ends = at + WINDOW_S
+                self._sent_from = at
                 return frame
         return None
 
@@ -157,6 +165,17 @@ class Attachments:
         cursor.stream.unwait(cursor)
         self._held.pop(attachment, None)
         return self._take(attachment)
+
+    def _stretch_window(self, at: float) -> None:
+        """Begin the window of the frame that was just sent.
+
+        Where a thousand readers take the loop's whole time, or one takes bytes
+        slowly, sending less often is what lets the publisher go on.
+        """
+        if self._sent_from is not None:
+            window_s = min(max(WINDOW_S, SEND_SHARE * (at - self._sent_from)), WINDOW_MAX_S)
+            self._window_ends = self._sent_from + window_s
+            self._sent_from = None
 
     def _release_held(self) -> None:
         for attachment in list(self._held):

@@ -12,7 +12,6 @@ begun. Sizes, time limits of writes and the stream itself are the door's affair.
 
 import math
 import secrets
-from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -43,19 +42,14 @@ from atrio_protocol.methods import CancelRequestParams
 from atrio_protocol.struct import WireStruct
 from atrio_server.attachments import Attachments
 from atrio_server.calls import AttachReply, Begin, Caller, Key, Later, Notify, Reply
+from atrio_server.keepalive import KeepAlive
 from atrio_server.outbox import Outbox, Work
 from atrio_server.web_socket import BoundedWebSocket
 
-__all__ = ["CLOSE_S", "PING_EVERY_S", "PONG_WITHIN_S", "Connection", "serve_connection"]
-
-PING_EVERY_S: Final = 20.0
-PONG_WITHIN_S: Final = 20.0
+__all__ = ["CLOSE_S", "Connection", "serve_connection"]
 
 CLOSE_S: Final = 1.0
 """How long a close frame may wait for its echo; what still comes is read and dropped meanwhile."""
-
-_PAUSE_S: Final = 1.0
-"""A wait of this length, in which nothing could be read, makes the pong's time begin anew."""
 
 log = structlog.get_logger("atrio.socket")
 
@@ -81,15 +75,11 @@ class Connection:
         self._outbox = Outbox(self._wake, max_in_flight=MAX_IN_FLIGHT, max_waiting=MAX_WAITING)
         self._news: trio.Event | None = None
         self._reading = trio.CancelScope()
-        self._life = trio.CancelScope()
         self._closing: tuple[int, str] | None = None
         self._drain_until = -math.inf
         self._drained = trio.Event()
         self._gone = trio.Event()
-        # Since when nothing is being read, or one message being written; and when that last ended.
-        self._away_since: float | None = None
-        self._sending_since: float | None = None
-        self._paused_until = -math.inf
+        self._keep_alive = KeepAlive(ws.ping)
 
     @property
     def attachments(self) -> tuple[Key, ...]:
@@ -106,8 +96,8 @@ class Connection:
         """Stop reading, let the client have what there is for it, close, and wait until the connection is gone.
 
         What there is: everything in the attached streams, and the replies of
-        requests that do not wait by design. At ``deadline`` the connection is
-        dropped as it is.
+        requests that do not wait by design. Shortly before ``deadline`` it is
+        closed, and at ``deadline`` dropped, with whatever is still to be sent.
         """
         self._drain_until = deadline
         self.close_soon(code)
@@ -117,14 +107,13 @@ class Connection:
     async def serve(self) -> None:
         """Serve until either side closes. Raises nothing that the peer can cause."""
         try:
-            with self._life:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write)
-                    nursery.start_soon(self._keep_alive, nursery)
-                    with self._reading:
-                        await self._read(nursery)
-                    await self._close()
-                    self._life.cancel()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write)
+                nursery.start_soon(self._watch, nursery)
+                with self._reading:
+                    await self._read(nursery)
+                await self._close()
+                nursery.cancel_scope.cancel()
         except Exception:
             # A bug of ours; whoever called us logs it.
             with trio.CancelScope(deadline=trio.current_time() + CLOSE_S, shield=True):
@@ -142,14 +131,15 @@ class Connection:
 
     async def _read(self, nursery: trio.Nursery) -> None:
         """Start requests in the order in which they come, until the peer closes or breaks the rules."""
+        self._keep_alive.pause()
         while True:
             await self._outbox.room()
-            self._back()
+            self._keep_alive.resume()
             try:
                 data = await self._ws.get_message()
             except ConnectionClosed:
                 return
-            self._away_since = trio.current_time()
+            self._keep_alive.pause()
             if isinstance(data, bytes):
                 self.close_soon(1003, "one JSON message in a text frame")
                 return
@@ -162,12 +152,6 @@ class Connection:
                 await self._start(message, nursery)
             elif isinstance(message, Notification):
                 await self._note(message)
-
-    def _back(self) -> None:
-        """Note that the socket is being read again."""
-        since, self._away_since = self._away_since, None
-        if since is not None:
-            self._note_pause(since)
 
     async def _parse(self, data: str) -> Message:
         if len(data) <= SMALL_BYTES:
@@ -224,17 +208,17 @@ class Connection:
             self._news.set()
 
     async def _write(self) -> None:
-        """Send whatever there is, replies first. The only task that sends messages."""
+        """Send whatever there is, a reply before a frame of events. The only task that sends messages."""
         outbox, attachments = self._outbox, self._attachments
         try:
             while True:
                 work = outbox.take()
                 if work is not None:
                     await self._reply(work)
-                    continue
                 frame = attachments.next_frame(trio.current_time())
                 if frame is not None:
                     await self._send(frame)
+                if work is not None or frame is not None:
                     continue
                 if self._closing is not None and outbox.settled and attachments.drained:
                     self._drained.set()
@@ -285,42 +269,18 @@ class Connection:
             return encode_error(work.request_id, error.to_object())
 
     async def _send(self, text: str) -> None:
-        since = self._sending_since = trio.current_time()
+        self._keep_alive.pause()
         await self._ws.send_message(text)
-        self._sending_since = None
-        self._note_pause(since)
+        self._keep_alive.resume()
 
     # Life and end.
 
-    def _note_pause(self, since: float) -> None:
-        at = trio.current_time()
-        if at - since > _PAUSE_S:
-            self._paused_until = at
-
-    async def _keep_alive(self, nursery: trio.Nursery) -> None:
-        """Ping, and close when the answer stays away for too long while it could be read."""
-        while True:
-            with trio.move_on_after(PING_EVERY_S):
-                await self._ws.finished.wait()
-                self._write_no_more()
-                return
-            pong = trio.Event()
-            nursery.start_soon(self._ping, pong)
-            asked = trio.current_time()
-            while not pong.is_set():
-                at = trio.current_time()
-                paused = self._away_since is not None or self._sending_since is not None
-                since = at if paused else max(asked, self._paused_until)
-                if at >= since + PONG_WITHIN_S:
-                    self.close_soon(1011, "no answer to a ping")
-                    return
-                with trio.move_on_at(since + PONG_WITHIN_S):
-                    await pong.wait()
-
-    async def _ping(self, pong: trio.Event) -> None:
-        with suppress(ConnectionClosed):
-            await self._ws.ping()
-        pong.set()
+    async def _watch(self, nursery: trio.Nursery) -> None:
+        """Notice the end of a connection that nobody reads or writes at the moment."""
+        if await self._keep_alive.until_lost(nursery, self._ws.finished) == "silent":
+            self.close_soon(1011, "no answer to a ping")
+        else:
+            self._write_no_more()
 
     async def _close(self) -> None:
         """Say goodbye as far as was asked for. The peer's own close needs nothing more."""
@@ -329,11 +289,12 @@ class Connection:
         code, reason = self._closing
         until = trio.current_time() + CLOSE_S
         if self._drain_until > -math.inf:
-            with trio.move_on_at(self._drain_until) as draining:
+            # Some of the time is kept for the goodbye itself.
+            left_s = self._drain_until - trio.current_time()
+            with trio.move_on_at(self._drain_until - min(CLOSE_S, left_s / 4)) as draining:
                 await self._drained.wait()
             if draining.cancelled_caught:
                 log.warning("client not drained in time", connection=self.caller.connection_id)
-                return
             until = min(trio.current_time() + CLOSE_S, self._drain_until)
         with trio.CancelScope(deadline=until, shield=True):
             await self._ws.aclose(code, reason or None)
