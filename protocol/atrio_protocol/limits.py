@@ -22,6 +22,7 @@ __all__ = [
     "MAX_USER_NAME_CHARS",
     "MAX_WAITING",
     "PAGE_BYTES",
+    "PAGE_LIMIT_MAX",
     "PROMPT_TEXT_CHARS",
     "REPLAY_EVENTS",
     "TOOL_OUTPUT_CHARS",
@@ -61,6 +62,9 @@ MAX_USER_NAME_CHARS: Final = 64
 
 HISTORY_LIMIT_DEFAULT: Final = 100
 HISTORY_LIMIT_MAX: Final = 1_000
+
+PAGE_LIMIT_MAX: Final = 1_000
+"""Most that one page of a list may be asked for."""
 
 PAGE_BYTES: Final = 512 * 1024
 """Where a snapshot or a page of messages stops, in encoded bytes."""

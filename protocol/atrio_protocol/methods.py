@@ -12,7 +12,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from atrio_protocol.content import ContentBlock
-from atrio_protocol.limits import HISTORY_LIMIT_DEFAULT, MAX_ID_CHARS, MAX_USER_NAME_CHARS
+from atrio_protocol.limits import (
+    HISTORY_LIMIT_DEFAULT,
+    HISTORY_LIMIT_MAX,
+    MAX_ID_CHARS,
+    MAX_USER_NAME_CHARS,
+    PAGE_LIMIT_MAX,
+)
 from atrio_protocol.struct import UNSET, Positive, UnsetType, Whole, WireStruct
 from atrio_protocol.things import Client, Delivery, Message, Permission, Run, Session, Todo, Workspace
 
@@ -82,6 +88,9 @@ __all__ = [
 
 Scope = Literal["observe", "prompt", "approve", "admin"]
 SCOPES: tuple[Scope, ...] = ("observe", "prompt", "approve", "admin")
+
+PageLimit = Annotated[int, msgspec.Meta(ge=1, le=PAGE_LIMIT_MAX)]
+HistoryLimit = Annotated[int, msgspec.Meta(ge=0, le=HISTORY_LIMIT_MAX)]
 
 
 class NoParams(WireStruct, kw_only=True):
@@ -199,7 +208,7 @@ class SessionResult(WireStruct, kw_only=True):
 class SessionListParams(WireStruct, kw_only=True):
     workspace_id: str
     query: str | None | UnsetType = UNSET
-    limit: Positive = 50
+    limit: PageLimit = 50
     cursor: str | None | UnsetType = UNSET
     children: bool = False
 
@@ -223,7 +232,7 @@ class SetModelParams(SessionParams, kw_only=True):
 
 class MessagesParams(SessionParams, kw_only=True):
     before: Whole | None | UnsetType = UNSET
-    limit: Positive = 100
+    limit: PageLimit = 100
 
 
 class MessagesResult(WireStruct, kw_only=True):
@@ -258,7 +267,7 @@ class ClientListResult(WireStruct, kw_only=True):
 
 class AttachParams(SessionParams, kw_only=True):
     after: Position | None | UnsetType = UNSET
-    history_limit: Whole = HISTORY_LIMIT_DEFAULT
+    history_limit: HistoryLimit = HISTORY_LIMIT_DEFAULT
     watch: tuple[str, ...] = ()
 
 
@@ -323,7 +332,7 @@ class RunWaitParams(RunParams, kw_only=True):
 
 class RunListParams(SessionParams, kw_only=True):
     before: Whole | None | UnsetType = UNSET
-    limit: Positive = 50
+    limit: PageLimit = 50
 
 
 class RunListResult(WireStruct, kw_only=True):
