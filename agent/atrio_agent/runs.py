@@ -69,6 +69,8 @@ class LiveRun:
     started_at: str | None = None
     finished_at: str | None = None
     cancelled_by: Author | None = None
+    steers: "LiveRun | None" = None
+    """The turn that was running when this was accepted, if it is meant to be folded into it."""
     folded_into: str | None = None
     folded: list["LiveRun"] = field(default_factory=list["LiveRun"])
     """Runs that were folded into this one, in order."""

@@ -178,6 +178,7 @@ class Session:
             client_made=run_id is not None,
             model_id=model_id,
             meta=meta,
+            steers=self._active if delivery == "steer" and kind == "prompt" else None,
         )
         self._open[run.run_id] = run
         self._known[run.run_id] = RunKey(run_id=run.run_id, accept_seq=run.accept_seq, digest=run.digest)
@@ -368,7 +369,7 @@ class Session:
     def fold_into(self, active: LiveRun) -> None:
         """Fold the steered prompts that wait into the active run, in the order of acceptance."""
         for run in sorted(self._queue, key=lambda run: run.accept_seq):
-            if run.delivery != "steer" or run.cancelled or run.kind != "prompt" or active.kind != "prompt":
+            if run.steers is not active or run.cancelled or active.kind != "prompt":
                 continue
             if run.model_id not in (None, active.model_id):
                 continue

@@ -48,8 +48,9 @@ class Wire:
     async def send(self, method: str, **params: Any) -> int:
         """Send a request and return its id."""
         self._ids += 1
-        await self.send_raw(json.dumps({"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}))
-        return self._ids
+        request_id = self._ids
+        await self.send_raw(json.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}))
+        return request_id
 
     async def send_raw(self, text: str | bytes) -> None:
         """Send a frame as it is."""

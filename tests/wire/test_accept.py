@@ -2,20 +2,13 @@
 
 
 import pytest
-import trio
 from wire.client import connect
 from wire.conftest import Harness, say
-
-GATED = {"responses": [[{"gate": "go"}, {"say": "done: {{prompt}}"}]]}
-
-
-async def new_session(wire, workspace_id: str, **params) -> str:
-    return (await wire.call("session/new", workspaceId=workspace_id, **params))["session"]["sessionId"]
-
+from wire.steps import GATED, new_session
 
 @pytest.mark.scenario("A1")
 async def test_the_answer_to_a_prompt_comes_before_the_model_is_asked(bench: Harness) -> None:
-    async with bench.serve(model=bench.script(GATED)) as running, bench.open(running) as (wire, workspace):
+    async with bench.serve(model=bench.script({**GATED, "match": ""})) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
         await wire.attach(session)
         await wire.call("test/hold", sessionId=session, point="run.start")
@@ -90,7 +83,7 @@ async def test_a_prompt_without_a_session_says_so(bench: Harness, missing: dict)
 
 @pytest.mark.scenario("A7")
 async def test_a_closing_workspace_refuses_prompts_and_keeps_nothing_of_them(bench: Harness) -> None:
-    model = bench.script(GATED)
+    model = bench.script({**GATED, "match": ""})
     async with bench.serve(model=model, keep_alive="clients") as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
         first = await wire.prompt(session, "one", runId="first")

@@ -1,30 +1,9 @@
 """Cancelling: it covers exactly what was accepted before it, and nothing else notices."""
 
-from typing import Any
-
 import pytest
-from wire.client import Wire, connect
-from wire.conftest import Harness, say
-
-GATED = {"match": "^gated", "responses": [[{"gate": "go"}, {"say": "done: {{prompt}}"}]]}
-STREAMING = {"match": "^stream", "responses": [[{"say": "partial "}, {"gate": "go"}, {"say": "rest"}]]}
-PLAIN = say("{{prompt}}")
-
-
-async def new_session(wire: Wire, workspace: str) -> str:
-    session: str = (await wire.call("session/new", workspaceId=workspace))["session"]["sessionId"]
-    await wire.attach(session)
-    return session
-
-
-async def rows(wire: Wire, session: str) -> list[dict[str, Any]]:
-    return (await wire.call("session/messages", sessionId=session))["messages"]
-
-
-def shape(messages: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
-    """Each message as its role and finish reason."""
-    return [(message["role"], message.get("finish", {}).get("reason")) for message in messages]
-
+from wire.client import connect
+from wire.conftest import Harness
+from wire.steps import GATED, PLAIN, STREAMING, new_session, rows, shape
 
 @pytest.mark.scenario("A11")
 async def test_a_run_cancelled_before_it_starts_never_reaches_the_model(bench: Harness) -> None:

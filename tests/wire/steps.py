@@ -1,0 +1,35 @@
+"""What many wire tests do and look at."""
+
+from typing import Any
+
+from wire.client import Wire
+
+__all__ = ["GATED", "PLAIN", "STREAMING", "new_session", "rows", "shape", "terminals"]
+
+GATED = {"match": "^gated", "responses": [[{"gate": "go"}, {"say": "done: {{prompt}}"}]]}
+STREAMING = {"match": "^stream", "responses": [[{"say": "partial "}, {"gate": "go"}, {"say": "rest"}]]}
+PLAIN = {"responses": [[{"say": "{{prompt}}"}]]}
+
+
+async def new_session(wire: Wire, workspace: str, **params: Any) -> str:
+    """Make a session and attach to it; returns its id."""
+    session: str = (await wire.call("session/new", workspaceId=workspace, **params))["session"]["sessionId"]
+    await wire.attach(session)
+    return session
+
+
+async def rows(wire: Wire, session: str) -> list[dict[str, Any]]:
+    """The session's messages."""
+    return (await wire.call("session/messages", sessionId=session))["messages"]
+
+
+def shape(messages: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+    """Each message as its role and finish reason."""
+    return [(message["role"], message.get("finish", {}).get("reason")) for message in messages]
+
+
+def terminals(wire: Wire, session: str) -> list[tuple[str, str]]:
+    """Each terminal on the session's stream, as run id and stop reason, in order."""
+    return [
+        (event["run"]["runId"], event["run"]["stopReason"]) for event in wire.of_type(session, "run.completed")
+    ]
