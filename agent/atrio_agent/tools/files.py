@@ -9,6 +9,7 @@ import codecs
 import io
 import os
 from collections import defaultdict
+from operator import itemgetter
 from typing import Annotated, Final
 
 import msgspec
@@ -214,8 +215,7 @@ def _list(given: LsInput, place: Place) -> ToolOutcome:
         name = shown_path(opened.at.resolved, place.root)
     if not entries:
         return text_outcome(f"{name}/ is empty, or all in it is ignored.")
-    # What is near comes first, so that one large directory does not push out its neighbours.
-    kept = sorted(entries, key=lambda entry: len(entry.parts))[:_MAX_ENTRIES]
+    kept = _nearest(entries)[:_MAX_ENTRIES]
     lines = [f"{name}/", *_tree(kept, entries)]
     left_out = len(entries) - len(kept)
     if left_out:
@@ -223,6 +223,17 @@ def _list(given: LsInput, place: Place) -> ToolOutcome:
         lines.append(f"[{more}{counted(left_out, 'entry', 'entries')} left out. List a directory further down.]")
     text, cut_chars = bounded("\n".join(lines))
     return text_outcome(text, truncated=bool(left_out or cut_chars))
+
+
+def _nearest(entries: list[Entry]) -> list[Entry]:
+    """The upper levels first and of each directory the first entries, so that no large one pushes out the others."""
+    ranks: defaultdict[tuple[str, ...], int] = defaultdict(int)
+    ranked: list[tuple[int, int, Entry]] = []
+    for entry in entries:
+        parent = entry.parts[:-1]
+        ranked.append((len(parent), ranks[parent], entry))
+        ranks[parent] += 1
+    return [entry for _, _, entry in sorted(ranked, key=itemgetter(0, 1))]
 
 
 def _tree(kept: list[Entry], entries: list[Entry]) -> list[str]:

@@ -20,6 +20,8 @@ import resource
 import stat
 import sys
 
+__all__ = ["main", "search"]
+
 _CPU_S = 60  # should nobody be left to end us
 
 
