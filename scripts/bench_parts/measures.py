@@ -33,9 +33,7 @@ class Progress:
         if message.error:
             self.bad_ends.append(bytes(message.error).decode())
             self.ended += 1
-        if message.method != "session/events":
-            return
-        for event in message.params.events:
+        for event in message.session_events:
             last = self._seq.get(connection)
             self.gaps += last is not None and event.seq - event.stands_for != last
             self._seq[connection] = event.seq
@@ -65,7 +63,7 @@ def _turn(connection: Connection, model: str) -> tuple[int, int]:
             raise RuntimeError(bytes(message.error).decode())
         if message.id == request:
             times[0] = now_ns - began
-        if any(event.type == "run.completed" for event in message.params.events):
+        if any(event.type == "run.completed" for event in message.session_events):
             times[1] = now_ns - began
 
     drain([connection], handle, lambda: all(times))
@@ -97,7 +95,7 @@ def _accept_round(connections: list[Connection]) -> list[int]:
         request, sent_ns = began[connection]
         if message.id == request:
             replies.append(now_ns - sent_ns)
-        ended += sum(event.type == "run.completed" for event in message.params.events)
+        ended += sum(event.type == "run.completed" for event in message.session_events)
 
     for connection in connections:
         sent_ns = time.monotonic_ns()
@@ -128,7 +126,7 @@ def latency(server: Server) -> list[Figure]:
 
     def handle(_: Connection, message: Message, now_ns: int) -> None:
         nonlocal ended
-        for event in message.params.events:
+        for event in message.session_events:
             if event.type == "message.delta":
                 delays.extend(now_ns - int(stamp) for stamp in event.text.split())
             ended = ended or event.type == "run.completed"
@@ -208,7 +206,7 @@ def _cancel_once(connection: Connection) -> int:
     seen = {"message.delta": 0, "run.completed": 0}
 
     def handle(_: Connection, message: Message, now_ns: int) -> None:
-        for event in message.params.events:
+        for event in message.session_events:
             if event.type in seen:
                 seen[event.type] = now_ns
 

@@ -54,6 +54,11 @@ class Message(msgspec.Struct):
     result: msgspec.Raw = msgspec.Raw(b"{}")
     error: msgspec.Raw = msgspec.Raw(b"")
 
+    @property
+    def session_events(self) -> list[Seen]:
+        """Its events, if they are a session's: the workspace's stream tells some of them again."""
+        return self.params.events if self.method == "session/events" else []
+
 
 _decoder = msgspec.json.Decoder(Message)
 
