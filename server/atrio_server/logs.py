@@ -62,6 +62,8 @@ class LogSink:
 
     async def _write(self) -> None:
         while self._lines:
+            # A thread does not start in a cancelled scope: the lines must not be taken from the list for it.
+            await trio.lowlevel.checkpoint_if_cancelled()
             lines = list(self._lines)
             self._lines.clear()
             if self._dropped:

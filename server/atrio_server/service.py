@@ -112,7 +112,7 @@ async def open_service(
         StateDirLocked: Another server has the state directory.
         ListenError: The address cannot be bound, or may not be.
     """
-    stop = stop or trio.Event()
+    stop = trio.Event() if stop is None else stop
     gates = Gates()
     async with (
         open_state_dir(settings.state_dir) as state,
@@ -255,25 +255,33 @@ def run_server(settings: Settings) -> int:
 async def _run_server(settings: Settings) -> int:
     sink = LogSink()
     configure_logs(sink, settings.log_format)
-    async with trio.open_nursery() as logging:
-        logging.start_soon(sink.serve)
-        stop = trio.Event()
-        async with open_service(settings, environ=os.environ, stop=stop) as running:
-            async with trio.open_nursery() as watch:
-                await watch.start(_stop_on_signal, stop)
-                if settings.exit_idle_s is not None:
-                    watch.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
-                print(_ready_line(running), flush=True)
-                log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)
-                await stop.wait()
-                deadlines = Deadlines.for_shutdown()
-                logging.start_soon(_end_whatever_is_left, deadlines.end_at)
-                log.info("shutting down")
-                await running.shut_down(deadlines)
-                watch.cancel_scope.cancel()
-        log.info("stopped")
-        logging.cancel_scope.cancel()
+    failed: Exception | None = None
+    async with trio.open_nursery() as background:
+        background.start_soon(sink.serve, name="log")
+        try:
+            await _serve_until_stopped(settings, background)
+        except Exception as exc:
+            failed = exc  # carried out of the nursery, which would wrap it in a group
+        background.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
     return 0
+
+
+async def _serve_until_stopped(settings: Settings, background: trio.Nursery) -> None:
+    stop = trio.Event()
+    await background.start(_stop_on_signal, stop)
+    async with open_service(settings, environ=os.environ, stop=stop) as running:
+        if settings.exit_idle_s is not None:
+            background.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
+        print(_ready_line(running), flush=True)
+        log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)
+        await stop.wait()
+        deadlines = Deadlines.for_shutdown()
+        background.start_soon(_end_whatever_is_left, deadlines.end_at)
+        log.info("shutting down")
+        await running.shut_down(deadlines)
+    log.info("stopped")
 
 
 def _ready_line(running: Running) -> str:
