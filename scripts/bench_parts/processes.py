@@ -17,7 +17,17 @@ from typing import NamedTuple
 
 from bench_parts.wire import Connection
 
-__all__ = ["Mock", "Server", "cpu_s", "open_floor", "open_mock", "open_server", "rss_kb", "start_server"]
+__all__ = [
+    "Mock",
+    "Server",
+    "cpu_s",
+    "open_floor",
+    "open_mock",
+    "open_server",
+    "rss_kb",
+    "start_server",
+    "wait_until_quiet",
+]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -1,8 +1,8 @@
 """Run Atrio under a sampling profiler: ``python sampled.py REPORT atrio-arguments…``.
 
-A timer of processor time interrupts the process a thousand times a second and
-the stack is noted. What the process was waiting for does not show; where its
-time went does, at a price of a few percent. The report is written at the end.
+A timer of processor time interrupts the process, up to a thousand times a second
+as the system allows, and the stack is noted. What the process was waiting for
+does not show; where its time went does. The report is written at the end.
 """
 
 import signal
@@ -46,7 +46,7 @@ def main(report: str) -> None:
         total = sum(own.values()) or 1
         with Path(report).open("w") as file:
             for title, counts in (("in the function itself", own), ("in it and below it", within)):
-                print(f"{title}, of {total} ms of processor time:", file=file)
+                print(f"{title}, of {total} samples:", file=file)
                 for name, count in counts.most_common(_LINES):
                     print(f"  {count / total:6.1%}  {name}", file=file)
 
