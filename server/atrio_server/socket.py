@@ -114,11 +114,6 @@ class Connection:
                     await self._read(nursery)
                 await self._close()
                 nursery.cancel_scope.cancel()
-        except Exception:
-            # A bug of ours; whoever called us logs it.
-            with trio.CancelScope(deadline=trio.current_time() + CLOSE_S, shield=True):
-                await self._ws.aclose(1011)
-            raise
         finally:
             self._attachments.end_all()
             closed = self._ws.closed
