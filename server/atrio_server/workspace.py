@@ -159,54 +159,66 @@ class Workspace:
         """Open, serve until nobody needs it, and close. Returns when everything of it is gone.
 
         A failure at opening is left in ``failed``; a later one ends its streams
-        like a closing, and the next opening recovers.
+        like a closing, and the next opening recovers. A cancellation from
+        outside must not tear the runs out of their order: it becomes a closing.
         """
+        try:
+            async with trio.open_nursery() as watch:
+                watch.start_soon(self._close_when_cancelled)
+                with trio.CancelScope(shield=True):  # bounded by the deadlines of the closing
+                    await self._serve(open_store)
+                watch.cancel_scope.cancel()
+        finally:
+            self.state = "closed"
+            if self._coordinator is not None:
+                self._coordinator.end_streams("workspace_closed")
+            self.stream.close("closed")
+            self.ready.set()
+            self.closed.set()
+
+    async def _close_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.close_soon("server_closing", Deadlines.for_shutdown())
+
+    async def _serve(self, open_store: Callable[["Workspace"], AbstractAsyncContextManager[Store]]) -> None:
         try:
             async with open_store(self) as store:
                 self._store = store
-                await self._serve(store)
+                await self._serve_sessions(store)
         except Exception as exc:
             if self.ready.is_set():
                 log.exception("workspace failed", workspace=self.workspace_id)
             else:
                 self.failed = exc
-        finally:
-            self.state = "closed"
-            self.stream.close("closed")
-            self.ready.set()
-            self.closed.set()
 
-    async def _serve(self, store: Store) -> None:
-        try:
-            async with open_coordinator(
-                workspace_id=self.workspace_id,
-                root=self.path,
-                store=store,
-                stream=self.stream,
-                rings=self._means.rings,
-                models=self._means.models,
-                tools=self._means.tools,
-                gates=self._means.gates,
-                on_activity=self._wake,
-                viewers=self.presence.viewers,
-                record_requests=self._means.record_requests,
-            ) as coordinator:
-                self._coordinator = coordinator
-                if self._closing_for is None:
-                    self.state = "open"
-                self.ready.set()
-                reason, deadlines = await self._until_not_needed(coordinator)
-                self._refuse()
-                log.info("workspace closing", workspace=self.workspace_id, reason=reason)
-                self.stream.publish(WorkspaceClosingEvent(reason=reason))
-                with trio.CancelScope(shield=True):  # bounded: quiescing ends at its own deadline
-                    await coordinator.quiesce(deadlines)
-                store.set_close_deadline(deadlines.saves_at)
-                coordinator.end_streams("workspace_closed")
-                self.stream.close("closed")
-        finally:
-            if self._coordinator is not None:
-                self._coordinator.end_streams("workspace_closed")
+    async def _serve_sessions(self, store: Store) -> None:
+        async with open_coordinator(
+            workspace_id=self.workspace_id,
+            root=self.path,
+            store=store,
+            stream=self.stream,
+            rings=self._means.rings,
+            models=self._means.models,
+            tools=self._means.tools,
+            gates=self._means.gates,
+            on_activity=self._wake,
+            viewers=self.presence.viewers,
+            record_requests=self._means.record_requests,
+        ) as coordinator:
+            self._coordinator = coordinator
+            if self._closing_for is None:
+                self.state = "open"
+            self.ready.set()
+            reason, deadlines = await self._until_not_needed(coordinator)
+            self._refuse()
+            log.info("workspace closing", workspace=self.workspace_id, reason=reason)
+            self.stream.publish(WorkspaceClosingEvent(reason=reason))
+            await coordinator.quiesce(deadlines)
+            store.set_close_deadline(deadlines.saves_at)
+            coordinator.end_streams("workspace_closed")
+            self.stream.close("closed")
 
     async def _until_not_needed(self, coordinator: Coordinator) -> tuple[str, Deadlines]:
         """Wait until the workspace is to close; returns why and until when each step may take."""

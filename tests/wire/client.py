@@ -11,11 +11,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
 
 __all__ = ["Refused", "Wire", "connect"]
 
 Json = dict[str, Any]
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 
 class Refused(Exception):
@@ -183,7 +185,8 @@ async def connect(
     """Open a connection, introduce ourselves, and read until the end of the block."""
     headers = [("Authorization", f"Bearer {token}")]
     async with trio.open_nursery() as nursery:
-        async with open_websocket_url(ws_url, extra_headers=headers, max_message_size=64 * 1024 * 1024) as ws:
+        ws = await connect_websocket_url(nursery, ws_url, extra_headers=headers, max_message_size=MAX_MESSAGE_BYTES)
+        try:
             wire = Wire(ws)
             nursery.start_soon(wire.read)
             if initialize:
@@ -192,4 +195,8 @@ async def connect(
                     params["clientId"] = client_id
                 wire.client_id = (await wire.call("initialize", **params))["clientId"]
             yield wire
-        nursery.cancel_scope.cancel()
+        finally:
+            with trio.move_on_after(2, shield=True):
+                await ws.aclose()
+            await trio.aclose_forcefully(ws._stream)  # noqa: SLF001  the library leaves it open when the peer closed
+            nursery.cancel_scope.cancel()

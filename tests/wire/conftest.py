@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 
+from atrio_agent.lifetime import Deadlines
 from atrio_server.config import Settings
 from atrio_server.service import Running, open_service
 from wire.client import Wire, connect
@@ -43,8 +44,12 @@ class Harness:
     async def serve(self, **changes: Any) -> AsyncGenerator[Running]:
         """Run a server until the end of the block."""
         with trio.fail_after(LIMIT_S):
-            async with open_service(self.settings(**changes), environ={}) as running:
-                yield running
+            stop = trio.Event()
+            async with open_service(self.settings(**changes), environ={}, stop=stop) as running:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_shut_down_when_asked, running, stop)
+                    yield running
+                    nursery.cancel_scope.cancel()
 
     def script(self, *turns: dict[str, Any], **more: Any) -> str:
         """Write a script and return its model name."""
@@ -59,6 +64,11 @@ class Harness:
         async with connect(running.ws, running.token, **client) as wire:
             opened = await wire.call("workspace/open", path=str(self.directory))
             yield wire, opened["workspace"]["workspaceId"]
+
+
+async def _shut_down_when_asked(running: Running, stop: trio.Event) -> None:
+    await stop.wait()
+    await running.shut_down(Deadlines.for_shutdown())
 
 
 @pytest.fixture
