@@ -12,6 +12,8 @@ import pytest
 from atrio_protocol.errors import ERRORS
 from atrio_protocol.events import EVENT_TYPES
 from atrio_protocol.methods import METHODS
+from atrio_server.cli.app import make_app
+from atrio_server.config import _SETTINGS, _variable
 
 ROOT = Path(__file__).parent.parent
 INSTALL = 'scripts/atrio run "map this project"'
@@ -39,6 +41,18 @@ def test_every_event_has_its_heading() -> None:
 
 def test_every_kind_of_error_has_its_heading() -> None:
     assert set(ERRORS) - headings("protocol.md") == set()
+
+
+def test_every_command_has_its_heading() -> None:
+    commands = {f"atrio {name}" for name in make_app() if not name.startswith("-")}
+    assert len(commands) > 3
+    assert commands - headings("cli.md") == set()
+
+
+def test_every_setting_has_its_heading() -> None:
+    named = headings("configuration.md")
+    assert {setting.flag for setting in _SETTINGS.values()} - named == set()
+    assert {_variable(setting) for setting in _SETTINGS.values()} - named == set()
 
 
 def test_the_two_commands_come_first_in_the_readme() -> None:
