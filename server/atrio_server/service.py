@@ -41,7 +41,7 @@ from atrio_server.listen import Listening, TlsFiles, open_listeners
 from atrio_server.logs import LogSink, configure_logs
 from atrio_server.server import Server
 from atrio_server.socket import serve_connection
-from atrio_server.statedir import open_state_dir
+from atrio_server.statedir import make_state_dir, open_private, open_state_dir
 from atrio_server.token import TOKEN_FILE, load_or_make_token
 from atrio_server.web import make_app
 from atrio_server.web_socket import BoundedWebSocket
@@ -49,6 +49,9 @@ from atrio_server.workspace import Means, Workspace
 from atrio_server.workspaces import Workspaces
 
 __all__ = ["Running", "open_service", "run_server"]
+
+INDEX_FILE: Final = "index.db"
+DATABASE_FILE: Final = "atrio.db"
 
 GOING_AWAY: Final = 1001
 
@@ -116,7 +119,7 @@ async def open_service(
     gates = Gates()
     async with (
         open_state_dir(settings.state_dir) as state,
-        open_run_index(settings.state_dir / "index.db") as index,
+        open_run_index(_private(settings.state_dir / INDEX_FILE)) as index,
         open_models(environ, default=settings.model, gates=gates) as models,
     ):
         token = load_or_make_token(settings.state_dir)
@@ -238,9 +241,15 @@ async def _open_store(state_dir: Path, index: SqliteRunIndex, workspace: Workspa
     row = await index.register_workspace(workspace.workspace_id, str(workspace.path), str(directory))
     workspace.created_at = row.created_at
     home = state_dir / row.directory
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    async with open_sqlite_store(home / "atrio.db", index=index, workspace_id=workspace.workspace_id) as store:
+    make_state_dir(home)
+    async with open_sqlite_store(_private(home / DATABASE_FILE), index=index, workspace_id=workspace.workspace_id) as store:
         yield store
+
+
+def _private(path: Path) -> Path:
+    """Have a file that only its owner may read before SQLite makes one that others may, under any umask."""
+    os.close(open_private(path, os.O_RDWR | os.O_CREAT))
+    return path
 
 
 def run_server(settings: Settings) -> int:
