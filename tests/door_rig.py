@@ -5,13 +5,16 @@ service are stand-ins that echo. Every wait here is bounded.
 """
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+import math
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-import msgspec
 import trio
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 from trio.lowlevel import Task
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
@@ -26,6 +29,7 @@ ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 """What RFC 6455 says that `KEY` is answered with."""
 
 WAIT_S = 10.0
+DEFAULTS = DoorLimits()
 
 
 @dataclass
@@ -72,14 +76,15 @@ class EchoBackend:
     closing: bool = False
     asked: list[tuple[Identity, str | None]] = field(default_factory=list[tuple[Identity, str | None]])
     cancelled: int = 0
-    gate: trio.Event = field(default_factory=trio.Event)
+    wait_s: float = math.inf
 
     async def rpc(self, body: bytes, identity: Identity, client_id: str | None) -> bytes | None:
         self.asked.append((identity, client_id))
         match body:
             case b'"wait"':
                 try:
-                    await self.gate.wait()
+                    with trio.move_on_after(self.wait_s):
+                        await trio.sleep_forever()
                 except trio.Cancelled:
                     self.cancelled += 1
                     raise
@@ -96,25 +101,28 @@ class EchoBackend:
 
 @dataclass
 class DoorRig:
-    """An open door. ``refused`` tells nobody apart: ask over a connection of your own."""
+    """An open door, and its client."""
 
     port: int
     access: Access
     backend: EchoBackend
-    nursery: trio.Nursery
     task: Task
     listening: Listening
+    log: list[EventDict]
     idle_tasks: int = 0
 
-    def tasks(self) -> int:
-        """How many tasks the door has, its accept loop included."""
-        return sum(1 for _ in _descendants(self.task))
+    def errors(self) -> list[EventDict]:
+        """What the server has logged as its own fault."""
+        return [entry for entry in self.log if entry["log_level"] in {"error", "critical"}]
 
-    async def settle(self) -> None:
-        """Wait until no connection is left. Fails where one stays."""
-        with trio.fail_after(WAIT_S):
-            while self.tasks() > self.idle_tasks:
-                await trio.sleep(0.005)
+    async def settle(self, *, connections: int = 0) -> None:
+        """Wait until so many connections are left. Fails where more stay."""
+        await until(lambda: self.connections() <= connections)
+
+    def connections(self) -> int:
+        """How many connections the door has a task for."""
+        (nursery,) = self.task.child_nurseries
+        return len(nursery.child_tasks) - self.idle_tasks
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -183,9 +191,8 @@ class DoorRig:
 @asynccontextmanager
 async def open_door(
     *,
-    limits: DoorLimits = DoorLimits(),
+    limits: DoorLimits = DEFAULTS,
     serve_socket: ServeSocket = echo,
-    wrap_backend: Callable[[EchoBackend], EchoBackend] = lambda backend: backend,
     tls: TlsFiles | None = None,
     allow_hosts: tuple[str, ...] = (),
     allow_origins: tuple[str, ...] = (),
@@ -193,7 +200,7 @@ async def open_door(
     insecure: bool = False,
 ) -> AsyncGenerator[DoorRig]:
     """Open a door on a free port; on the way out, it is cancelled and must be gone within two seconds."""
-    backend = wrap_backend(EchoBackend())
+    backend = EchoBackend()
     listening = await open_listeners(host, 0, tls=tls, insecure=insecure)
     access = Access(
         token=TOKEN,
@@ -211,16 +218,23 @@ async def open_door(
         serve_socket=serve_socket,
         limits=limits,
     )
-    async with trio.open_nursery() as nursery:
-        before = set(nursery.child_tasks)
-        await nursery.start(serve)
-        (task,) = nursery.child_tasks - before
-        rig = DoorRig(listening.port, access, backend, nursery, task, listening)
-        rig.idle_tasks = rig.tasks()
-        yield rig
-        started_at = trio.current_time()
-        nursery.cancel_scope.cancel()
-    assert trio.current_time() - started_at < 2
+    with capture_logs([merge_contextvars]) as log:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            (task,) = nursery.child_tasks
+            rig = DoorRig(listening.port, access, backend, task, listening, log)
+            rig.idle_tasks = rig.connections()
+            yield rig
+            started_at = trio.current_time()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - started_at < 2
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that nobody announces. Fails where it does not come."""
+    with trio.fail_after(WAIT_S):
+        while not condition():  # noqa: ASYNC110  that is what this is for
+            await trio.sleep(0.005)
 
 
 async def read_answer(stream: trio.abc.ReceiveStream) -> Answer:
@@ -279,18 +293,3 @@ def _frames(data: bytes) -> Iterator[tuple[int, bytes]]:
             size, start = int.from_bytes(data[2:10], "big"), 10
         yield data[0] & 0x0F, data[start : start + size]
         data = data[start + size :]
-
-
-def _descendants(task: Task) -> Iterator[Task]:
-    for nursery in task.child_nurseries:
-        for child in nursery.child_tasks:
-            yield child
-            yield from _descendants(child)
-
-
-def message(**members: object) -> bytes:
-    """A JSON text."""
-    return msgspec.json.encode(members)
-
-
-Serve = Callable[[WebSocketConnection, Identity, PeerAddress], Awaitable[None]]

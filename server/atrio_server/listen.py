@@ -98,6 +98,8 @@ async def open_listeners(host: str, port: int, *, insecure: bool = False, tls: T
         AddressUnusable: No address, or one that cannot be bound. Nothing stays open.
         TlsUnusable: The files cannot be used. Nothing was opened.
     """
+    if not 0 <= port <= 65535:  # some resolvers take such a port modulo 65536
+        raise AddressUnusable(f"there is no port {port}; choose a --port from 0 to 65535")
     context = _tls_context(tls) if tls else None
     addresses = await _resolve(host)
     foreign = [address for address in addresses if not is_loopback(address)]
@@ -158,10 +160,10 @@ async def _bind(host: str, addresses: list[str], port: int) -> list[trio.SocketL
                     raise
                 listeners += opened
                 chosen = int(opened[0].socket.getsockname()[1])
-        except (OSError, OverflowError, ValueError) as exc:
+        except OSError as exc:
             for listener in listeners:
                 listener.socket.close()
-            taken_elsewhere = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE and port == 0 and listeners
+            taken_elsewhere = exc.errno == errno.EADDRINUSE and port == 0 and listeners
             if taken_elsewhere and attempt + 1 < PORT_TRIES:
                 continue
             raise AddressUnusable(f"cannot listen on {host or 'every address'} port {port}: {_reason(exc)}") from exc
@@ -171,8 +173,8 @@ async def _bind(host: str, addresses: list[str], port: int) -> list[trio.SocketL
     raise AddressUnusable(f"cannot listen on {host!r}: none of its addresses exists on this machine")
 
 
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
+def _reason(exc: OSError) -> str:
+    if exc.errno == errno.EADDRINUSE:
         return "it is taken; choose another --port"
     return str(exc)
 

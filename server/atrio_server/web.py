@@ -15,8 +15,9 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 import structlog
 import trio
-from quart import Response, request
+from quart import request
 from quart_trio import QuartTrio
+from quart_trio.wrappers import TrioResponse as Response
 from werkzeug.exceptions import HTTPException
 
 from atrio_protocol.errors import InvalidClientId, WireError
@@ -87,7 +88,7 @@ def make_app(backend: WebBackend) -> QuartTrio:
             client_ids = []  # the message is malformed itself, and is told that first
         reply = await backend.rpc(body, identity, client_ids[0].lower() if client_ids else None)
         if reply is None:
-            return Response(status=204)
+            return Response(b"", 204, content_type="application/json")
         return Response(reply, content_type="application/json")
 
     def route(path: str, method: str, view: Any) -> None:
@@ -137,7 +138,7 @@ def _readable(body: bytes) -> Message | None:
 
 def _invalid_client_id(message: Message) -> Response:
     if not isinstance(message, Request):
-        return Response(status=204)
+        return Response(b"", 204, content_type="application/json")
     error = InvalidClientId(f"{CLIENT_ID_HEADER} is no UUID").to_object()
     return Response(encode_error(message.id, error), content_type="application/json")
 

@@ -18,7 +18,7 @@ import trio
 from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.utilities import ProtocolError
 
 from atrio_server.byte_stream import LINGER_S, GuardedStream
@@ -65,9 +65,9 @@ class BoundedWebSocket(WebSocketConnection):
     async def run(self) -> None:
         """Read until the connection ends.
 
-        trio-websocket lets a close that crosses a fault of the peer's escape from
-        its reader, where it ends whatever nursery that runs in. May go when
-        `_reader_task` returns on every error of the peer's.
+        trio-websocket answers a ping even when it has closed, which wsproto forbids
+        by an error that ends the nursery of the reader. May go when `_reader_task`
+        returns whatever the peer sends.
         """
         try:
             await self._reader_task()
@@ -141,15 +141,6 @@ class BoundedWebSocket(WebSocketConnection):
         while self._unread_bytes > READ_AHEAD_BYTES and self._close_reason is None:
             self._taken = trio.Event()
             await self._taken.wait()
-
-    async def _handle_ping_event(self, event: Ping) -> None:
-        """Answer a ping, unless we have closed.
-
-        trio-websocket answers it even then, which wsproto forbids by an error that
-        ends the reader. May go when it asks for the state first.
-        """
-        if self._wsproto.state is ConnectionState.OPEN:
-            await super()._handle_ping_event(event)
 
     async def _handle_close_connection_event(self, event: CloseConnection) -> None:
         """Answer a close frame, or a fault in what the peer sent.
