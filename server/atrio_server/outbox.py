@@ -30,7 +30,7 @@ class Work:
     those of the `Later`.
     """
 
-    __slots__ = ("answered", "behind", "by_design", "detaches", "key", "outcome", "request_id", "scope", "touches")
+    __slots__ = ("behind", "by_design", "detaches", "key", "outcome", "request_id", "scope", "touches")
 
     def __init__(self, request_id: msgspec.Raw | None, key: Hashable) -> None:
         self.request_id = request_id
@@ -38,7 +38,6 @@ class Work:
         self.by_design = False
         self.outcome: Reply | WireError | None = None
         self.scope: trio.CancelScope | None = None
-        self.answered: trio.Event | None = None
         self.touches: frozenset[Key] = frozenset()
         self.detaches: tuple[Key, ...] = ()
         self.behind: tuple[Key, ...] = ()
@@ -54,7 +53,7 @@ class Outbox:
         self._in_flight = 0
         self._waiting = 0
         self._by_key: dict[Hashable, Work] = {}
-        self._ordered: dict[Work, None] = {}
+        self._ordered: dict[Work, trio.Event] = {}
         self._replies: deque[Work] = deque()
         self._room = trio.Event()
         self._abandoned = False
@@ -112,16 +111,15 @@ class Outbox:
         work.touches = frozenset(later.after + later.detaches)
         if not work.touches:
             return []
-        earlier = [other.answered for other in self._ordered if other.answered and other.touches & work.touches]
-        work.answered = trio.Event()
-        self._ordered[work] = None
+        earlier = [answered for other, answered in self._ordered.items() if other.touches & work.touches]
+        self._ordered[work] = trio.Event()
         return earlier
 
     def answer(self, work: Work, outcome: Reply | WireError) -> None:
         """Settle a request. Once for each."""
-        self._ordered.pop(work, None)
-        if work.answered is not None:
-            work.answered.set()
+        answered = self._ordered.pop(work, None)
+        if answered is not None:
+            answered.set()
         self._put(work, outcome)
 
     def give_up(self, key: Hashable) -> None:

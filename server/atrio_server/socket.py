@@ -117,7 +117,7 @@ class Connection:
         finally:
             self._attachments.end_all()
             closed = self._ws.closed
-            log.info("connection closed", connection=self.caller.connection_id, code=closed and closed.code)
+            log.info("connection closed", connection=self.caller.connection_id, code=closed and int(closed.code))
             for gone in self.caller.on_close:
                 gone()
             self._gone.set()
