@@ -92,6 +92,10 @@ class FakeServer:
         """After how many frames the n-th connection (from 0) is cut; None is never."""
         self.refused_dials = 0
         """How many of the next tries to connect find nobody."""
+        self.refuse_tcp = False
+        """Hangs up on whoever connects."""
+        self.position = 0
+        """What an answer to a prompt says of the queue."""
         self.deaf = False
         """Reads everything and answers nothing."""
         self.swallow: set[str] = set()
@@ -133,6 +137,9 @@ class FakeServer:
             nursery.cancel_scope.cancel()
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
+        if self.refuse_tcp:
+            await trio.aclose_forcefully(stream)
+            return
         async with trio.open_nursery() as nursery:
             request = await wrap_server_stream(nursery, stream)
             if dict(request.headers).get(b"authorization") == f"Bearer {self.token}".encode():
@@ -314,7 +321,7 @@ class FakeConnection:
             session.publish("run.accepted", run=session.runs[run_id])
             accepted = session.runs[run_id]
             self.server.on_prompt(session, accepted)
-            return {"run": accepted, "duplicate": False, "position": 0}
+            return {"run": accepted, "duplicate": False, "position": self.server.position}
         return {"run": session.runs[run_id], "duplicate": True, "position": 0}
 
 

@@ -78,14 +78,25 @@ class Client(TypedCalls):
         return self.server.client_id
 
     def session(
-        self, session_id: str, *, after: Position | None = None, history_limit: int = HISTORY_LIMIT_DEFAULT
+        self,
+        session_id: str,
+        *,
+        after: Position | None = None,
+        history_limit: int = HISTORY_LIMIT_DEFAULT,
+        watch: tuple[str, ...] = (),
     ) -> SessionStream:
         """Attach to a session, after what the reader has, and read its events.
+
+        Args:
+            session_id: The session.
+            after: The last event that the reader has; without it the first item is a `Resync`.
+            history_limit: How many messages a snapshot has at most, newest kept.
+            watch: Runs that every snapshot is to show, also when they have completed. They need not exist yet.
 
         Raises:
             ValueError: This client reads that session already.
         """
-        stream = SessionStream(self, session_id, after, history_limit)
+        stream = SessionStream(self, session_id, after, history_limit, watch)
         if stream.key in self._streams:
             raise ValueError(f"session {session_id} is being read already")
         self._streams[stream.key] = stream

@@ -78,10 +78,10 @@ async def keep_connected(owner: Owner, route: Route) -> None:
     first = True
     while True:
         made_at = math.inf
+        address = route.locate()
         error: Exception = Unreachable("it did not answer in time")
         try:
             with trio.CancelScope(deadline=min(give_up_at, trio.current_time() + CONNECT_S)) as connecting:
-                address = route.locate()
                 async with open_link(address.url, address.token, route.dial) as link:
                     server = _read_hello(await link.exchange(route.hello))
                     connecting.deadline = math.inf
@@ -90,7 +90,7 @@ async def keep_connected(owner: Owner, route: Route) -> None:
                     first = False
                     error = Unreachable(await _carry(link, owner))
         except (ParseFailed, InvalidRequest, msgspec.DecodeError) as exc:
-            error = ServerGone(f"what answers does not speak the protocol: {exc}")
+            error = ServerGone(f"what answers at {address.url} does not speak the protocol: {exc}")
         except (WireError, Unreachable) as exc:
             error = exc
         if owner.closing:
@@ -101,8 +101,10 @@ async def keep_connected(owner: Owner, route: Route) -> None:
             if now - made_at > LONGEST_S:  # else it comes and goes: keep growing
                 delays = delays_s(random.Random())  # noqa: S311 - as above
         delay_s = next(delays)
-        if isinstance(error, Unreachable) and (first or now + delay_s >= give_up_at):
-            error = ServerGone(str(error))
+        if isinstance(error, Unreachable) and first:
+            error = ServerGone(f"cannot reach {address.url}: {error}")
+        if isinstance(error, Unreachable) and now + delay_s >= give_up_at:
+            error = ServerGone(f"lost the server at {address.url} for {route.give_up_s:.0f} s: {error}")
         if not isinstance(error, Unreachable):
             owner.gone(error)
             return

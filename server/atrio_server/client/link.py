@@ -8,6 +8,7 @@ and the writer lives exactly as long as the connection.
 """
 
 import math
+import os
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
@@ -238,9 +239,11 @@ def _why(exc: ConnectionClosed) -> str:
 
 def _sentence(exc: BaseException) -> str:
     """What an operating system error says, without its number; of several, the first."""
-    while isinstance(exc, BaseExceptionGroup):
-        exc = cast("BaseExceptionGroup[BaseException]", exc).exceptions[0]
-    cause = exc.__cause__
-    if isinstance(exc, OSError) and exc.strerror is None and cause is not None:
-        return _sentence(cause)
-    return (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc) or type(exc).__name__
+    if isinstance(exc, BaseExceptionGroup):
+        return _sentence(cast("BaseExceptionGroup[BaseException]", exc).exceptions[0])
+    if isinstance(exc, OSError) and exc.errno is not None:
+        # Trio puts the address into `strerror`; a failed look-up of a name has a negative number.
+        return os.strerror(exc.errno) if exc.errno > 0 else exc.strerror or str(exc)
+    if isinstance(exc, OSError) and exc.__cause__ is not None:
+        return _sentence(exc.__cause__)
+    return str(exc) or type(exc).__name__

@@ -259,22 +259,20 @@ class EventStream(Generic[S]):
 class SessionStream(EventStream[SessionSnapshot]):
     """The events of one session."""
 
-    def __init__(self, line: Line, session_id: str, after: Position | None, history_limit: int) -> None:
+    def __init__(
+        self, line: Line, session_id: str, after: Position | None, history_limit: int, watch: tuple[str, ...]
+    ) -> None:
         super().__init__(line, after)
         self.session_id = session_id
         self._history_limit = history_limit
-        self._watched: dict[str, None] = {}
-
-    def watch(self, run_id: str) -> None:
-        """Have this run in every later snapshot, also when it has completed meanwhile."""
-        self._watched[run_id] = None
+        self._watch = watch
 
     def _attach_request(self, after: Position | None) -> tuple[str, WireStruct]:
         return "session/attach", AttachParams(
             session_id=self.session_id,
             after=after or UNSET,
             history_limit=self._history_limit,
-            watch=tuple(self._watched),
+            watch=self._watch,
         )
 
     @property

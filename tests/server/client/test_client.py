@@ -296,9 +296,8 @@ async def test_events_lost_for_good_come_as_a_snapshot_that_tells_the_end_of_a_w
     server = FakeServer()
     server.on_prompt = stall
     async with connected(server) as client:
-        with client.session("s1") as events:
+        with client.session("s1", watch=("r1",)) as events:
             await client.call("session/prompt", prompt())
-            events.watch("r1")
             while not isinstance(await anext(events), MessageDelta):
                 pass
             session = server.sessions["s1"]

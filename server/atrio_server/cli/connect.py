@@ -1,0 +1,178 @@
+"""From a command's options to a connected client.
+
+Either a server is named (``--server``, ``ATRIO_SERVER``), or it is the one of the
+state directory, started if need be. The state directory's token is given to
+nobody but that directory's server and servers on this machine.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import trio
+
+from atrio_protocol.methods import OpenParams, OpenResult, RunListParams, SessionListParams
+from atrio_protocol.version import VERSION
+from atrio_server.cli.failure import Exit, Failure
+from atrio_server.cli.output import say
+from atrio_server.client import Address, Client, open_client
+from atrio_server.config import state_dir_setting
+from atrio_server.discover import Found, find_or_start, find_server
+from atrio_server.statedir import StateDirUnsafe
+from atrio_server.token import TokenFileUnsafe, load_or_make_token
+
+__all__ = [
+    "Target",
+    "find_run",
+    "find_session",
+    "newest_session",
+    "open_connection",
+    "open_workspace",
+    "run_with_client",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which server a command is for, as its options say."""
+
+    server: str | None = None
+    token_file: str | None = None
+    state_dir: str | None = None
+
+    def resolved_state_dir(self) -> Path:
+        """The state directory, from the option, the environment or the platform."""
+        return state_dir_setting(self.state_dir, os.environ)
+
+
+def run_with_client(target: Target, work: Callable[[Client], Awaitable[int]]) -> int:
+    """Connect, do this, and return its exit code."""
+
+    async def main() -> int:
+        async with open_connection(target) as client:
+            return await work(client)
+
+    return trio.run(main)
+
+
+@asynccontextmanager
+async def open_connection(target: Target, *, found: Found | None = None) -> AsyncGenerator[Client]:
+    """Find the server (or take ``found``), connect, and tell people when the connection is lost and back."""
+    url = target.server or os.environ.get("ATRIO_SERVER")
+    if url and found is None:
+        first = Address(_socket_url(url), _token(target, url))
+        locate = None
+    else:
+        state_dir = target.resolved_state_dir()
+        server = found or await find_or_start(state_dir)
+        first = Address(server.ws, server.token)
+        if server.version != VERSION:
+            say(
+                f"the running server (pid {server.pid}) is version {server.version} and this is {VERSION}; "
+                f"to change it, stop it (kill {server.pid}) and the next command starts a new one"
+            )
+        locate = None if found else _locator(first, state_dir)
+    async with open_client(
+        first.url, first.token, client_name="atrio", user_name=_user_name(os.environ), locate=locate
+    ) as client:
+        client.on_connection = lambda there: say(
+            "connected again" if there else "the connection is lost; looking for the server"
+        )
+        yield client
+
+
+async def open_workspace(client: Client, directory: str | None) -> OpenResult:
+    """Open the workspace of a directory of this machine, by default the present one."""
+    return await client.call("workspace/open", OpenParams(path=_absolute(directory or ".")))
+
+
+async def newest_session(client: Client, directory: str | None) -> str | None:
+    """The id of the session of a directory that changed last."""
+    opened = await open_workspace(client, directory)
+    listed = await client.call("session/list", SessionListParams(workspace_id=opened.workspace.workspace_id, limit=1))
+    return listed.sessions[0].session_id if listed.sessions else None
+
+
+async def find_session(client: Client, name: str, directory: str | None) -> str:
+    """The id of a session that is named by its id or as ``last``.
+
+    Raises:
+        Failure: There is none yet.
+    """
+    if name != "last":
+        return name
+    newest = await newest_session(client, directory)
+    if newest is None:
+        raise Failure(Exit.NOT_FOUND, "there is no session in this directory yet; `atrio run` begins one")
+    return newest
+
+
+async def find_run(client: Client, name: str, directory: str | None) -> str:
+    """The id of a run that is named by its id or as ``last``: the newest run of the newest session.
+
+    Raises:
+        Failure: There is none yet.
+    """
+    if name != "last":
+        return name
+    session_id = await find_session(client, "last", directory)
+    listed = await client.call("run/list", RunListParams(session_id=session_id, limit=1))
+    if not listed.runs:
+        raise Failure(Exit.NOT_FOUND, "there is no run in the newest session of this directory yet")
+    return listed.runs[0].run_id
+
+
+def _absolute(directory: str) -> str:
+    # Not resolved: links are the server's affair.
+    return str(Path(directory).expanduser().absolute())
+
+
+def _locator(first: Address, state_dir: Path) -> Callable[[], Address]:
+    """A server that restarts may have another port."""
+
+    def locate() -> Address:
+        try:
+            found = find_server(state_dir)
+        except (OSError, StateDirUnsafe, TokenFileUnsafe):
+            found = None
+        return Address(found.ws, found.token) if found else first
+
+    return locate
+
+
+def _socket_url(url: str) -> str:
+    """``ws://HOST:PORT/v1/ws`` from what people type."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "ws", url
+    scheme = {"http": "ws", "https": "wss"}.get(scheme, scheme)
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        good = scheme in {"ws", "wss"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets that do not match
+        parts = urlsplit("")
+        good = False
+    if not good or parts.username or parts.query or parts.fragment:
+        raise Failure(Exit.USAGE, f"--server takes a URL such as ws://127.0.0.1:4317, not {url!r}")
+    path = parts.path if parts.path not in {"", "/"} else "/v1/ws"
+    return f"{scheme}://{parts.netloc}{path}"
+
+
+def _token(target: Target, url: str) -> str:
+    if target.token_file is not None:
+        return Path(target.token_file).read_text(encoding="ascii", errors="replace").strip()
+    if token := os.environ.get("ATRIO_TOKEN"):
+        return token
+    host = urlsplit(_socket_url(url)).hostname or ""
+    state_dir = target.resolved_state_dir()
+    if not (host in {"localhost", "::1"} or host.startswith("127.")) or not state_dir.is_dir():
+        raise Failure(Exit.UNREACHABLE, f"no token for {url}; give --token-file or set ATRIO_TOKEN")
+    return load_or_make_token(state_dir)
+
+
+def _user_name(environ: Mapping[str, str]) -> str | None:
+    name = environ.get("USER") or environ.get("LOGNAME") or ""
+    return name[:64] if name.isprintable() and name.strip() else None

@@ -1,0 +1,41 @@
+"""`atrio models`: what there is to choose from."""
+
+from atrio_server.cli.options import JsonLines, ServerUrl, StateDirOption, TokenFile
+
+__all__ = ["models"]
+
+
+def models(
+    *,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """List the models of the server. The one in use without -m is marked, with the reason."""
+    import msgspec
+
+    from atrio_protocol.methods import ModelListParams
+    from atrio_protocol.struct import given
+    from atrio_server.cli.connect import Target, run_with_client
+    from atrio_server.cli.output import print_json, print_rows
+    from atrio_server.client import Client
+
+    async def show(client: Client) -> int:
+        listed = await client.call("model/list", ModelListParams())
+        if json:
+            for model in listed.models:
+                print_json(msgspec.json.encode(model))
+        else:
+            rows = [
+                (
+                    model.model_id,
+                    "default" if model.default else "",
+                    given(model.reason, "") if model.default else "",
+                )
+                for model in listed.models
+            ]
+            print_rows(("MODEL", "", "WHY"), rows)
+        return 0
+
+    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), show)

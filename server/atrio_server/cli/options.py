@@ -1,0 +1,16 @@
+"""Options that several commands have, so that they are called and explained alike."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+__all__ = ["Dir", "JsonLines", "ServerUrl", "SessionArgument", "StateDirOption", "TokenFile"]
+
+ServerUrl = Annotated[
+    str | None, Parameter("--server", help="Talk to this server (ATRIO_SERVER) instead of the state directory's.")
+]
+TokenFile = Annotated[str | None, Parameter("--token-file", help="File with the token for --server, else ATRIO_TOKEN.")]
+StateDirOption = Annotated[str | None, Parameter("--state-dir", help="State directory (ATRIO_STATE_DIR).")]
+Dir = Annotated[str | None, Parameter("--dir", help="The directory it is about, instead of the present one.")]
+JsonLines = Annotated[bool, Parameter("--json", help="One JSON object a line.")]
+SessionArgument = Annotated[str, Parameter(help='A session\'s id, or "last": the newest of the directory.')]

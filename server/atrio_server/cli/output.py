@@ -1,0 +1,89 @@
+"""Results to stdout, everything else to stderr.
+
+What comes from a model or a tool may hold control characters. On a terminal
+those could move the cursor, rewrite what is there or worse, so there they are
+made visible; into a file or a pipe the text goes as it is. Colours and tables
+are for terminals only.
+
+Text that a reader of our output does not take (`| head`) ends the command
+quietly, in `atrio_server.cli.app`.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TextIO
+
+import msgspec
+
+__all__ = ["is_terminal", "print_json", "print_record", "print_result", "print_rows", "print_text", "say"]
+
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_DIM: Final = "\x1b[2m{}\x1b[0m"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person may be reading this."""
+    return stream.isatty()
+
+
+def print_text(text: str) -> None:
+    """A piece of a result, at once and without a line end."""
+    sys.stdout.write(_visible(text) if is_terminal(sys.stdout) else text)
+    sys.stdout.flush()
+
+
+def print_result(text: str) -> None:
+    """A whole result, with a line end unless it has one."""
+    print_text(text if text.endswith("\n") else text + "\n")
+
+
+def print_json(raw: bytes, **more: str) -> None:
+    """A JSON object on one line, with further members after its own."""
+    line = raw
+    for name, value in more.items():
+        line = b"%b,%b:%b}" % (line[:-1], msgspec.json.encode(name), msgspec.json.encode(value))
+    sys.stdout.write(line.decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table for people; one line a row with tabs between for programs."""
+    if not is_terminal(sys.stdout):
+        for row in rows:
+            sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
+        sys.stdout.flush()
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(_visible(" ".join(cell.split()))) for cell in row))
+    Console().print(table)
+
+
+def print_record(record: Mapping[str, Any]) -> None:
+    """Names and values, one a line. What is absent is left out."""
+    width = max(map(len, record), default=0)
+    for name, value in record.items():
+        if value:
+            print_result(f"{name:<{width}}  {value}")
+
+
+def say(sentence: str) -> None:
+    """Progress, a notice or an error: a line on stderr."""
+    stderr = sys.stderr
+    if not is_terminal(stderr):
+        stderr.write(sentence + "\n")
+    elif os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        stderr.write(_visible(sentence) + "\n")
+    else:
+        stderr.write(_DIM.format(_visible(sentence)) + "\n")
+    stderr.flush()
+
+
+def _visible(text: str) -> str:
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -1,0 +1,237 @@
+"""How `atrio run` carries out an order: connect, prompt, follow, end.
+
+The prompt bears a run id of ours, so that it may be sent again when its answer
+was lost and is still one run. Only that run's end decides the exit code; what
+else happens in the session is shown, or not, and changes nothing. The command
+never ends well without having seen its run's end.
+"""
+
+import os
+import signal
+import tempfile
+import uuid
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from atrio_protocol.content import ContentBlock
+from atrio_protocol.errors import WireError
+from atrio_protocol.events import Event, RunCompleted
+from atrio_protocol.methods import (
+    CancelParams,
+    ModelListParams,
+    PromptParams,
+    SessionNewParams,
+    SessionSnapshot,
+)
+from atrio_protocol.struct import UNSET
+from atrio_protocol.things import Run
+from atrio_server.cli.connect import Target, find_session, newest_session, open_connection, open_workspace
+from atrio_server.cli.failure import Exit, Failure, exit_of_run
+from atrio_server.cli.lines import JsonLines
+from atrio_server.cli.output import print_result, say
+from atrio_server.cli.transcript import Transcript
+from atrio_server.cli.whole_file import check_writable, write_whole
+from atrio_server.client import Client, ClientError, Detached, ReplyLost, Resync, SessionStream
+from atrio_server.discover import Found, open_own_server
+
+__all__ = ["Order", "absolute_model", "carry_out", "follow_order"]
+
+HISTORY: Final = 30
+"""How many messages a snapshot has; the run's own are the newest."""
+
+TERMINATED: Final = 128 + signal.SIGTERM
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What `atrio run` was asked to do."""
+
+    prompt: tuple[ContentBlock, ...]
+    session: str | None
+    or_new: bool
+    model: str | None
+    directory: str | None
+    as_json: bool
+    quiet: bool
+    output: str | None
+    no_wait: bool
+
+
+def absolute_model(model: str) -> str:
+    """A model's name, with the path of a script made absolute: the server may be elsewhere."""
+    kind, separator, path = model.partition(":")
+    return f"script:{Path(path).expanduser().absolute()}" if kind == "script" and separator else model
+
+
+def carry_out(order: Order, target: Target, *, standalone: bool) -> int:
+    """Do it, and return the exit code."""
+    if order.output is not None:
+        check_writable(order.output)
+    if not standalone:
+        return trio.run(follow_order, order, target, None)
+    # The server of its own has the model as its default; asking for it again would need more rights.
+    own = replace(order, model=None)
+    if target.state_dir is not None:
+        return trio.run(follow_order, own, target, open_own_server(target.resolved_state_dir(), model=order.model))
+    with tempfile.TemporaryDirectory(prefix="atrio-", ignore_cleanup_errors=True) as directory:
+        return trio.run(follow_order, own, target, open_own_server(Path(directory).resolve(), model=order.model))
+
+
+async def follow_order(order: Order, target: Target, own_server: AbstractAsyncContextManager[Found] | None) -> int:
+    """Do it, with the command's own server if there is one.
+
+    Raises:
+        Failure, WireError, ClientError, CannotStart: It was not to be; see `explain`.
+    """
+    command = _Command(order)
+    code = int(Exit.OTHER)
+    with trio.CancelScope() as whole:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(command.heed_signals, whole)
+            try:
+                async with own_server or nullcontext() as found, open_connection(target, found=found) as client:
+                    code = await command.run(client)
+            except Exception as exc:  # noqa: BLE001 - passed on below, out of the nursery and so without a group
+                command.error = exc
+            nursery.cancel_scope.cancel()
+    if command.left_with is not None:
+        return command.left_with
+    if command.error is not None:
+        raise command.error
+    return code
+
+
+class _Command:
+    """One `atrio run`."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.run_id = f"cli-{uuid.uuid4()}"
+        self.left_with: int | None = None
+        """The exit code, when a signal made the command leave."""
+        self.error: Exception | None = None
+        self._client: Client | None = None
+        self._session_id = ""
+        self._cancelling = False
+        self._sink = JsonLines() if order.as_json else Transcript(self.run_id, quiet=order.quiet)
+
+    async def heed_signals(self, whole: trio.CancelScope) -> None:
+        """The first Ctrl-C cancels the run, if it was sent; the second one, or SIGTERM, leaves at once."""
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for number in signals:
+                    if number == signal.SIGINT and self._client is not None and not self._cancelling:
+                        self._cancelling = True
+                        self._sink.end_line()
+                        say("cancelling; press Ctrl-C again to leave the run to itself")
+                        nursery.start_soon(self._cancel, self._client)
+                        continue
+                    self.left_with = TERMINATED if number == signal.SIGTERM else Exit.INTERRUPTED
+                    if self._client is not None and not self._cancelling:
+                        say(f"the run goes on; `atrio wait {self.run_id}` waits for it")
+                    whole.cancel()
+
+    async def run(self, client: Client) -> int:
+        """Prompt, and follow the run to its end."""
+        order = self.order
+        session_id = self._session_id = await self._find_session(client)
+        model = await self._model(client)
+        stream = None if order.no_wait else self._attach(client)
+        self._client = client
+        try:
+            result = await client.call(
+                "session/prompt",
+                PromptParams(session_id=session_id, prompt=order.prompt, run_id=self.run_id, model=model or UNSET),
+            )
+            if stream is None:
+                return self._leave_to_run(result.run)
+            if result.position:
+                self._notice(f"waiting for {result.position} other prompt{'s' if result.position > 1 else ''}")
+            run = await self._follow(client, stream)
+        finally:
+            self._client = None
+            if stream is not None:
+                stream.close()
+        return self._end(run)
+
+    async def _find_session(self, client: Client) -> str:
+        order = self.order
+        if order.session is not None and not order.or_new:
+            return await find_session(client, order.session, order.directory)
+        if order.session is not None and (newest := await newest_session(client, order.directory)):
+            return newest
+        opened = await open_workspace(client, order.directory)
+        try:
+            made = await client.call("session/new", SessionNewParams(workspace_id=opened.workspace.workspace_id))
+        except ReplyLost:
+            # Asked for again: the worst that can come of it is a session that stays empty.
+            made = await client.call("session/new", SessionNewParams(workspace_id=opened.workspace.workspace_id))
+        self._notice(f"session {made.session.session_id}")
+        return made.session.session_id
+
+    async def _model(self, client: Client) -> str | None:
+        """The model to ask for; None is the session's own."""
+        wished = os.environ.get("ATRIO_MODEL")
+        if self.order.model is not None or not wished:
+            return self.order.model
+        # A server that was started with the same wish has it as its default already.
+        wished = absolute_model(wished)
+        listed = await client.call("model/list", ModelListParams())
+        defaults = {absolute_model(model.model_id) for model in listed.models if model.default}
+        return None if wished in defaults else wished
+
+    def _attach(self, client: Client) -> SessionStream:
+        # Watched, the run's end is in every snapshot: whatever the stream goes on from, it tells the end.
+        return client.session(self._session_id, history_limit=HISTORY, watch=(self.run_id,))
+
+    async def _follow(self, client: Client, stream: SessionStream) -> Run:
+        """Show what happens until our run has ended, and return it completed."""
+        while True:
+            async for item in stream:
+                self._sink.take(item, stream)
+                ended = self._our_end(item)
+                if ended is not None:
+                    return ended
+                if item == Detached("deleted"):
+                    raise Failure(Exit.NOT_FOUND, "the session was deleted before the end of the run was known")
+            stream = self._attach(client)  # its workspace was closed, and opens afresh
+
+    def _our_end(self, item: Event | Resync[SessionSnapshot] | Detached) -> Run | None:
+        match item:
+            case RunCompleted(run=run) if run.run_id == self.run_id:
+                return run
+            case Resync(snapshot=snapshot):
+                ours = (run for run in snapshot.runs if run.run_id == self.run_id and run.state == "completed")
+                return next(ours, None)
+            case _:
+                return None
+
+    def _end(self, run: Run) -> int:
+        self._sink.show_end(run)
+        code, sentence = exit_of_run(run)
+        output = self.order.output
+        if output is not None and code == Exit.OK:
+            write_whole(output, run.text or "")
+        if code != Exit.OK:
+            say(f"atrio: {sentence}" + (f"; {output} is left as it was" if output else ""))
+        return code
+
+    def _leave_to_run(self, run: Run) -> int:
+        if self.order.as_json:
+            JsonLines.show_run(run)
+        else:
+            print_result(run.run_id)
+            self._notice(f"follow it with `atrio tail {run.session_id}`, wait for it with `atrio wait {run.run_id}`")
+        return Exit.OK
+
+    async def _cancel(self, client: Client) -> None:
+        with suppress(WireError, ClientError):  # the run's end, or what keeps us from it, is told elsewhere
+            await client.call("session/cancel", CancelParams(session_id=self._session_id, run_id=self.run_id))
+
+    def _notice(self, sentence: str) -> None:
+        if not self.order.quiet and not self.order.as_json:
+            say(sentence)

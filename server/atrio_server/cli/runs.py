@@ -1,0 +1,121 @@
+"""`atrio runs`, `atrio wait` and `atrio cancel`: prompts that were accepted, and what became of them."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+
+if TYPE_CHECKING:
+    from atrio_server.client import Client
+
+__all__ = ["cancel", "runs", "wait"]
+
+
+def runs(
+    session: SessionArgument = "last",
+    *,
+    limit: Annotated[int, Parameter(help="How many at most.")] = 50,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """List the runs of a session, newest first."""
+    from atrio_server.cli.connect import Target, run_with_client
+
+    async def work(client: "Client") -> int:
+        import msgspec
+
+        from atrio_protocol.methods import RunListParams
+        from atrio_server.cli.connect import find_session
+        from atrio_server.cli.output import print_json, print_rows
+
+        session_id = await find_session(client, session, directory)
+        listed = await client.call("run/list", RunListParams(session_id=session_id, limit=limit))
+        if json:
+            for run in listed.runs:
+                print_json(msgspec.json.encode(run))
+        else:
+            rows = [(run.run_id, run.accepted_at, run.stop_reason or run.state, run.prompt_text) for run in listed.runs]
+            print_rows(("RUN", "ACCEPTED", "STATE", "PROMPT"), rows)
+        return 0
+
+    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+
+
+def wait(
+    run: Annotated[str, Parameter(help='A run\'s id, or "last": the newest of the newest session of the directory.')],
+    *,
+    timeout: Annotated[float | None, Parameter(help="Seconds to wait; then exit 3.")] = None,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Wait for a run to end and print its final text. The exit code says how it ended, as for `atrio run`."""
+    from atrio_server.cli.connect import Target, run_with_client
+
+    async def work(client: "Client") -> int:
+        import math
+
+        import msgspec
+        import trio
+
+        from atrio_protocol.methods import RunWaitParams
+        from atrio_server.cli.connect import find_run
+        from atrio_server.cli.failure import Exit, Failure, exit_of_run
+        from atrio_server.cli.output import print_json, print_result, say
+
+        run_id = await find_run(client, run, directory)
+        with trio.move_on_after(math.inf if timeout is None else max(timeout, 0)):
+            ended = (await client.call("run/wait", RunWaitParams(run_id=run_id))).run
+            if json:
+                print_json(msgspec.json.encode(ended))
+            elif ended.text:
+                print_result(ended.text)
+            code, sentence = exit_of_run(ended)
+            if sentence:
+                say(f"atrio: {sentence}")
+            return code
+        raise Failure(Exit.TIMEOUT, f"the run has not ended after {timeout:g} s; it goes on")
+
+    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+
+
+def cancel(
+    session: SessionArgument,
+    *,
+    run: Annotated[str | None, Parameter(help="Only this run.")] = None,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Cancel all that was accepted in a session up to now, or one run, and print what it was."""
+    from atrio_server.cli.connect import Target, run_with_client
+
+    async def work(client: "Client") -> int:
+        import msgspec
+
+        from atrio_protocol.methods import CancelParams
+        from atrio_protocol.struct import UNSET
+        from atrio_server.cli.connect import find_session
+        from atrio_server.cli.output import print_json, print_result, say
+
+        session_id = await find_session(client, session, directory)
+        params = CancelParams(session_id=session_id, run_id=run or UNSET, wait=True)
+        done = await client.call("session/cancel", params)
+        if json:
+            print_json(msgspec.json.encode(done))
+        else:
+            for run_id in done.cancelled:
+                print_result(run_id)
+            if not done.cancelled:
+                say("nothing was running or waiting")
+        return 0
+
+    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)

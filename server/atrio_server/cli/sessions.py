@@ -1,0 +1,182 @@
+"""`atrio sessions`: the conversations of a directory."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+
+if TYPE_CHECKING:
+    from atrio_protocol.things import Session
+    from atrio_server.client import Client
+
+__all__ = ["app"]
+
+app = App(name="sessions")
+
+Limit = Annotated[int, Parameter(help="How many at most.")]
+
+
+@app.command(name="list")
+def list_(
+    *,
+    limit: Limit = 50,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """List the sessions of a directory, newest first."""
+    return _with_client(
+        lambda client: _show_list(client, directory, None, limit, as_json=json), server, token_file, state_dir
+    )
+
+
+@app.command
+def search(
+    *query: Annotated[str, Parameter(help="Words to look for.")],
+    limit: Limit = 50,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Find sessions by what was said in them, and by their titles."""
+    from atrio_server.cli.failure import Exit, Failure
+
+    words = " ".join(query)
+    if not words.strip():
+        raise Failure(Exit.USAGE, "there is nothing to search for; give some words")
+    return _with_client(
+        lambda client: _show_list(client, directory, words, limit, as_json=json), server, token_file, state_dir
+    )
+
+
+@app.command
+def show(
+    session: SessionArgument,
+    *,
+    limit: Annotated[int, Parameter(help="How many messages at most, newest kept.")] = 100,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Print what was said in a session."""
+
+    async def work(client: "Client") -> int:
+        import msgspec
+
+        from atrio_protocol.content import TextBlock
+        from atrio_protocol.methods import MessagesParams, SessionParams
+        from atrio_protocol.parts import ToolCallPart
+        from atrio_server.cli.connect import find_session
+        from atrio_server.cli.output import print_json, print_result
+
+        session_id = await find_session(client, session, directory)
+        found = (await client.call("session/get", SessionParams(session_id=session_id))).session
+        page = await client.call("session/messages", MessagesParams(session_id=session_id, limit=limit))
+        if json:
+            print_json(msgspec.json.encode(found))
+            for message in page.messages:
+                print_json(msgspec.json.encode(message))
+            return 0
+        print_result(f"# {found.title or found.session_id}\n")
+        if page.more:
+            print_result("(older messages are left out; --limit shows more)\n")
+        for message in page.messages:
+            if message.role == "tool":
+                continue
+            who = message.author.name if message.author else message.role
+            print_result(f"## {who}\n")
+            for part in message.parts:
+                if isinstance(part, TextBlock) and part.text:
+                    print_result(part.text + "\n")
+                elif isinstance(part, ToolCallPart):
+                    print_result(f"[{part.title}: {part.status}]\n")
+        return 0
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+@app.command
+def rename(
+    session: SessionArgument,
+    *title: Annotated[str, Parameter(help="The new title.")],
+    directory: Dir = None,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Give a session another title."""
+
+    async def work(client: "Client") -> int:
+        from atrio_protocol.methods import RenameParams
+        from atrio_server.cli.connect import find_session
+
+        session_id = await find_session(client, session, directory)
+        await client.call("session/rename", RenameParams(session_id=session_id, title=" ".join(title)))
+        return 0
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+@app.command
+def rm(
+    *session: SessionArgument,
+    directory: Dir = None,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Remove sessions with all that was said in them. What still runs there is cancelled."""
+
+    async def work(client: "Client") -> int:
+        from atrio_protocol.methods import SessionParams
+        from atrio_server.cli.connect import find_session
+        from atrio_server.cli.failure import Exit, Failure
+
+        if not session:
+            raise Failure(Exit.USAGE, "name the sessions to remove; `atrio sessions list` shows them")
+        for name in session:
+            session_id = await find_session(client, name, directory)
+            await client.call("session/delete", SessionParams(session_id=session_id))
+        return 0
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+async def _show_list(client: "Client", directory: str | None, query: str | None, limit: int, *, as_json: bool) -> int:
+    import msgspec
+
+    from atrio_protocol.methods import SessionListParams
+    from atrio_protocol.struct import UNSET
+    from atrio_server.cli.connect import open_workspace
+    from atrio_server.cli.output import print_json, print_rows
+
+    opened = await open_workspace(client, directory)
+    params = SessionListParams(workspace_id=opened.workspace.workspace_id, query=query or UNSET, limit=limit)
+    listed = await client.call("session/list", params)
+    if as_json:
+        for session in listed.sessions:
+            print_json(msgspec.json.encode(session))
+    else:
+        print_rows(("SESSION", "UPDATED", "STATE", "TITLE"), [_row(session) for session in listed.sessions])
+    return 0
+
+
+def _row(session: "Session") -> tuple[str, str, str, str]:
+    queued = f" +{session.queued}" if session.queued else ""
+    return session.session_id, session.updated_at, session.state + queued, session.title
+
+
+def _with_client(
+    work: "Callable[[Client], Awaitable[int]]", server: str | None, token_file: str | None, state_dir: str | None
+) -> int:
+    from atrio_server.cli.connect import Target, run_with_client
+
+    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
