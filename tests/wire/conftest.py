@@ -41,9 +41,9 @@ class Harness:
         return Settings(**(defaults | changes))
 
     @asynccontextmanager
-    async def serve(self, **changes: Any) -> AsyncGenerator[Running]:
+    async def serve(self, *, limit_s: float = LIMIT_S, **changes: Any) -> AsyncGenerator[Running]:
         """Run a server until the end of the block."""
-        with trio.fail_after(LIMIT_S):
+        with trio.fail_after(limit_s):
             stop = trio.Event()
             async with open_service(self.settings(**changes), environ={}, stop=stop) as running:
                 async with trio.open_nursery() as nursery:

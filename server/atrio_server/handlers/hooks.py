@@ -4,7 +4,6 @@ import math
 
 import trio
 
-from atrio_protocol.errors import InvalidParams
 from atrio_protocol.methods import (
     Empty,
     GatesParams,
@@ -40,8 +39,6 @@ async def test_gates(server: Server, _caller: Caller, params: GatesParams) -> Re
     gate = given(params.wait, "")
     if not gate:
         return look()
-    if params.count < 1:
-        raise InvalidParams("The count must be at least 1.", path="/count")
     wait_s = params.timeout_ms / 1000 if isinstance(params.timeout_ms, int) else math.inf
 
     async def wait() -> GatesResult:

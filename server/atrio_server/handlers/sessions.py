@@ -108,8 +108,6 @@ async def session_messages(server: Server, _caller: Caller, params: MessagesPara
     """A page of a session's messages."""
     workspace, session = await find_session(server, params)
     before = params.before if isinstance(params.before, int) else None
-    if not 1 <= params.limit <= HISTORY_LIMIT_MAX:
-        raise InvalidParams(f"The limit must be from 1 to {HISTORY_LIMIT_MAX}.", path="/limit")
 
     async def read() -> MessagesResult:
         with reading("messages"):
@@ -160,8 +158,6 @@ async def session_export(server: Server, _caller: Caller, params: SessionExportP
 
 async def session_attach(server: Server, caller: Caller, params: AttachParams) -> Later:
     """Claim the session's workspace and read its stream, from where the reader left off or from a snapshot."""
-    if not 0 <= params.history_limit <= HISTORY_LIMIT_MAX:
-        raise InvalidParams(f"The history limit must be from 0 to {HISTORY_LIMIT_MAX}.", path="/historyLimit")
     workspace, session = await find_session(server, params)
     key = Key("session", session.session_id)
     workspace.claim(caller)

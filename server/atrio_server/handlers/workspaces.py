@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 SNAPSHOT_SESSIONS = 100
-MAX_LIST = 1_000
 
 
 async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> Reply | Later:
@@ -105,8 +104,6 @@ async def workspace_get(server: Server, _caller: Caller, params: WorkspaceParams
 async def session_list(server: Server, _caller: Caller, params: SessionListParams) -> Later:
     """The sessions of a workspace, newest updated first."""
     workspace = server.workspaces.get(params.workspace_id)
-    if not 1 <= params.limit <= MAX_LIST:
-        raise InvalidParams(f"The limit must be from 1 to {MAX_LIST}.", path="/limit")
 
     async def read() -> SessionListResult:
         return await _list(
