@@ -199,7 +199,7 @@ async def open_door(
     host: str = "127.0.0.1",
     insecure: bool = False,
 ) -> AsyncGenerator[DoorRig]:
-    """Open a door on a free port; on the way out, it is cancelled and must be gone within two seconds."""
+    """Open a door on a free port; on the way out, it is cancelled and must be gone within three seconds."""
     backend = EchoBackend()
     listening = await open_listeners(host, 0, tls=tls, insecure=insecure)
     access = Access(
@@ -227,7 +227,7 @@ async def open_door(
             yield rig
             started_at = trio.current_time()
             nursery.cancel_scope.cancel()
-        assert trio.current_time() - started_at < 2
+        assert trio.current_time() - started_at < 3
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -32,6 +32,19 @@ GRACE_S: Final = 1.0
 GONE_S: Final = 5.0
 """How long a peer that sends no more still gets its answer: it may be gone, or have closed only its own direction."""
 
+
+def _config() -> Config:
+    config = Config()
+    config.accesslog = None
+    config.errorlog = None  # it writes to stderr by itself; what goes wrong is logged by `_OneAnswer`
+    config.include_server_header = False
+    config.keep_alive_max_requests = 1  # says so in the answer; the second request would pass no door
+    config.h11_max_incomplete_size = 2 * MAX_HEAD_BYTES  # what the door let in is never too large
+    return config
+
+
+CONFIG: Final = _config()
+
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
@@ -53,19 +66,9 @@ async def answer(stream: GuardedStream, request: bytes, app: ASGIFramework, stat
         with request_scope:
             # hypercorn asks for a stream with TLS or a socket, and uses what `_RequestStream` has.
             pretended = cast("trio.SSLStream[trio.SocketStream]", _RequestStream(stream, request))
-            await TCPServer(_OneAnswer(app, request_scope), _config(), WorkerContext(None), state, pretended).run()
+            await TCPServer(_OneAnswer(app, request_scope), CONFIG, WorkerContext(None), state, pretended).run()
         finished.set()
         nursery.cancel_scope.cancel()
-
-
-def _config() -> Config:
-    config = Config()
-    config.accesslog = None
-    config.errorlog = None  # it writes to stderr by itself; what goes wrong is logged by `_OneAnswer`
-    config.include_server_header = False
-    config.keep_alive_max_requests = 1  # says so in the answer; the second request would pass no door
-    config.h11_max_incomplete_size = 2 * MAX_HEAD_BYTES  # what the door let in is never too large
-    return config
 
 
 class _RequestStream:

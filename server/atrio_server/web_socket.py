@@ -28,8 +28,8 @@ __all__ = ["STALLED", "BoundedWebSocket", "open_web_socket"]
 STALLED: Final = 4408
 """Close code for a peer that took no bytes. It can be told only to ourselves: nothing more goes to such a peer."""
 
-READ_BYTES: Final = 16 * 1024
-"""Little enough that the smallest frames a peer can make of it are parsed in some ten milliseconds."""
+READ_BYTES: Final = 8 * 1024
+"""Little enough that the smallest frames a peer can make of it are parsed in some milliseconds."""
 
 READ_AHEAD_BYTES: Final = 1024 * 1024
 """How much may lie unread before the network is no longer read, and pings no longer answered."""
