@@ -120,7 +120,7 @@ async def open_service(
     async with (
         open_state_dir(settings.state_dir) as state,
         open_run_index(_private(settings.state_dir / INDEX_FILE)) as index,
-        open_models(environ, default=settings.model, gates=gates) as models,
+        open_models(environ, default=settings.model, gates=gates, allow_scripts=settings.test_hooks) as models,
     ):
         token = load_or_make_token(settings.state_dir)
         listening = await _listen(settings)

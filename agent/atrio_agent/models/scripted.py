@@ -102,7 +102,7 @@ class ScriptedModel:
     def __init__(self, script: Script, *, model_id: str, gates: Gates) -> None:
         self._script = checked_script(script)
         self._gates = gates
-        self._runs: OrderedDict[str, _Progress] = OrderedDict()
+        self._runs: OrderedDict[tuple[str, str], _Progress] = OrderedDict()
         self.model_id = model_id
         self.context_size = script.context_size
         self.name = script.name
@@ -117,16 +117,17 @@ class ScriptedModel:
             yield events
 
     def _take(self, request: ModelRequest) -> Response:
-        progress = self._runs.get(request.run_id)
+        key = request.session_id, request.run_id  # a run's id is free again when its session is deleted
+        progress = self._runs.get(key)
         if progress is None:
             turns = (turn for turn in self._script.turns if re.search(turn.match or "", request.prompt))
             turn = next(turns, None)
             if turn is None:
                 raise ProviderError(f"no turn of the script {self.name} fits this prompt")
-            progress = self._runs[request.run_id] = _Progress(turn.responses)
+            progress = self._runs[key] = _Progress(turn.responses)
             if len(self._runs) > _MAX_RUNS:
                 self._runs.popitem(last=False)
-        self._runs.move_to_end(request.run_id)
+        self._runs.move_to_end(key)
         return progress.take()
 
 
