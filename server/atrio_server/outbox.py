@@ -125,7 +125,7 @@ class Outbox:
     def give_up(self, key: Hashable) -> None:
         """Cancel what a request still waits for. Nothing if it has its answer, or is unknown."""
         work = self._by_key.get(key)
-        if work is not None and work.outcome is None and work.scope is not None:
+        if work is not None and work.scope is not None:
             work.scope.cancel()
 
     def take(self) -> Work | None:
