@@ -429,7 +429,7 @@ async def open_openai_mock(port: int = 0) -> AsyncGenerator[MockOpenAI]:
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1", backlog=512)
     mock = MockOpenAI(listeners[0].socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, mock.serve, listeners)
+        await nursery.start(trio.serve_listeners, mock.serve, listeners)
         try:
             yield mock
         finally:

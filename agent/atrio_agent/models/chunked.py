@@ -29,7 +29,7 @@ class Dechunker:
 
     def __init__(self) -> None:
         self.ended = False
-        self.rest = b""
+        self.rest: bytes = b""
         self._left = 0
         self._line_end_due = False
 

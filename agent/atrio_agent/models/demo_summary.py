@@ -49,7 +49,8 @@ _LANGUAGES: Final = {
     "jl": "Julia", "ml": "OCaml", "clj": "Clojure", "proto": "Protocol Buffers", "ipynb": "notebooks",
 }  # fmt: skip
 _PROSE_AND_DATA: Final = {"Markdown", "reStructuredText", "TOML", "YAML", "JSON", "XML", "HTML", "CSS"}
-_MARKUP: Final = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*_`]|<[^>]+>")
+_IMAGE: Final = re.compile(r"!\[[^\]]*\]\([^)]*\)")
+_MARKUP: Final = re.compile(r"\[([^\]]*)\]\([^)]*\)|[*_`]|<[^>]+>")
 _TOTAL: Final = re.compile(r"of ([\d,]+)\.")
 _FIELD: Final = re.compile(r"""\s*"?(name|description|version|requires-python|module|license)"?\s*[=:]\s*"([^"]+)",?""")
 _MODULE: Final = re.compile(r"(module|go)\s+(\S+)")
@@ -88,7 +89,7 @@ def _headline(seen: Seen) -> str:
         language for path in seen.files if (language := _LANGUAGES.get(PurePosixPath(path).suffix[1:].lower()))
     )
     # Code before prose and data, so that a well documented Python project is not called Markdown.
-    ranked = sorted(languages.items(), key=lambda item: (item[0] in _PROSE_AND_DATA, -item[1]))
+    ranked = sorted(languages.items(), key=lambda item: (item[0] in _PROSE_AND_DATA, -item[1], item[0]))
     counted = ", ".join(f"{name} {count}" for name, count in ranked[:6])
     newest = f" (of the {len(seen.files)} newest)" if total else ""
     line = f"{seen.name}: {number} {'file' if number == '1' else 'files'}"
@@ -98,7 +99,7 @@ def _headline(seen: Seen) -> str:
 def _about(seen: Seen) -> str:
     paragraph: list[str] = []
     for raw in seen.readme_lines:
-        line = _MARKUP.sub(lambda match: match[1] or "", raw).strip()
+        line = _MARKUP.sub(lambda match: match[1] or "", _IMAGE.sub("", raw)).strip()
         is_text = bool(line) and line[0] not in "#=-|>" and not line.startswith(("```", ":::"))
         if is_text:
             paragraph.append(line)
@@ -129,7 +130,10 @@ def _directories(seen: Seen) -> str:
     if not rows:
         return ""
     width = max(len(name) for name, _ in rows[:_DIRECTORIES_SHOWN])
-    lines = [f"  {name:<{width}}  {count:>5} files" for name, count in rows[:_DIRECTORIES_SHOWN]]
+    lines = [
+        f"  {name:<{width}}  {count:>5} {'file' if count == 1 else 'files'}"
+        for name, count in rows[:_DIRECTORIES_SHOWN]
+    ]
     if len(rows) > _DIRECTORIES_SHOWN:
         lines.append(f"  … and {len(rows) - _DIRECTORIES_SHOWN} more")
     return "\n".join(["Directories:", *lines])
@@ -148,7 +152,7 @@ def _starts(seen: Seen) -> str:
 
 def _tests(seen: Seen) -> str:
     count = sum(map(_is_test, seen.files))
-    return f"Tests: {count} files." if count else ""
+    return f"Tests: {count} {'file' if count == 1 else 'files'}." if count else ""
 
 
 def _is_test(path: str) -> bool:

@@ -9,7 +9,8 @@ certificates, so both happen in a thread (`atrio_agent.models.openai`).
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from importlib import import_module
 from typing import Any, Final
 from urllib.request import getproxies
 
@@ -28,10 +29,16 @@ _MAX_CONNECTIONS: Final = 512
 """More streams than this wait for a connection: a process has about 1,000 files to open."""
 _MAX_IDLE_CONNECTIONS: Final = 128
 _IDLE_S: Final = 30
+_IMPORTED_LATE: Final = ("anyio._backends._trio", "encodings.idna")
+"""What the SDK and its libraries would import within the first request, while the event loop waits."""
 
 
 class OpenAIClient:
-    """A client for one address and key, shared by all runs. Whoever makes it closes it."""
+    """A client for one address and key, shared by all runs. Whoever makes it closes it.
+
+    Made in a thread: with the first look at ``chat`` the SDK imports what is
+    behind it, and the rest of what a first request imports is imported here too.
+    """
 
     def __init__(self, *, base_url: str, key: str, server: str) -> None:
         self._server = server
@@ -46,6 +53,10 @@ class OpenAIClient:
             default_headers={"Accept-Encoding": "identity"},
             http_client=_http_client(),
         )
+        self._completions = self._sdk.chat.completions.with_streaming_response
+        for name in _IMPORTED_LATE:
+            with suppress(ImportError):
+                import_module(name)
         self._effortless: set[str] = set()
         """Models that take tools here only if they are told not to reason."""
 
@@ -84,7 +95,7 @@ class OpenAIClient:
         if model in self._effortless and "tools" in body:
             body = body | {"reasoning_effort": "none"}
         # The large part of the body goes past the SDK's checks, which walk through every value of it.
-        sending = self._sdk.chat.completions.with_streaming_response.create(
+        sending = self._completions.create(
             model=model, messages=[], stream=True, stream_options={"include_usage": True}, extra_body=body
         )
         try:

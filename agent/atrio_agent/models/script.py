@@ -85,7 +85,7 @@ class Gate(_Format, frozen=True):
     name: Name = msgspec.field(name="gate")
 
 
-class Stall(_Format, frozen=True):
+class Stall(_Format, frozen=True, omit_defaults=False):
     """Never go on."""
 
     stall: Any = True

@@ -52,7 +52,7 @@ class _Connection(httpcore2.AsyncNetworkStream):
         self._plain = plain
         self._in_head = False
         self._head = b""
-        self._kept = b""
+        self._kept: bytes = b""
         self._head_alone = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore2's

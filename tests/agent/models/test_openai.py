@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -322,3 +324,19 @@ def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
     )
 
     assert done.stdout == "[]\n"
+
+
+async def test_the_mock_runs_as_a_process_of_its_own_until_its_input_ends() -> None:
+    script = Path(__file__).parents[2] / "providers" / "openai_mock.py"
+    with trio.fail_after(MOST_S):
+        process = await trio.lowlevel.open_process(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        async with process.stdout as output, process.stdin as given:
+            url = msgspec.json.decode(await output.receive_some(4096))["url"]
+            async with open_openai(url, "") as connection:
+                assert text_of(await answer(connection, "tokens,n=2")) == "tok tok "
+            await given.aclose()
+            assert await process.wait() == 0
