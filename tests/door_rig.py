@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import trio
+from hypercorn.typing import ASGIFramework
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
@@ -193,6 +194,7 @@ async def open_door(
     *,
     limits: DoorLimits = DEFAULTS,
     serve_socket: ServeSocket = echo,
+    app: ASGIFramework | None = None,
     tls: TlsFiles | None = None,
     allow_hosts: tuple[str, ...] = (),
     allow_origins: tuple[str, ...] = (),
@@ -214,7 +216,7 @@ async def open_door(
         serve_door,
         listening.listeners,
         access=access,
-        app=make_app(backend),
+        app=app or make_app(backend),
         serve_socket=serve_socket,
         limits=limits,
     )

@@ -18,7 +18,7 @@ from typing import Final
 
 from atrio_protocol.methods import SCOPES, Scope
 
-__all__ = ["Access", "Identity"]
+__all__ = ["Access", "Identity", "host_literal"]
 
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 

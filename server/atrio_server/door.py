@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, cast
 import structlog
 import trio
 from hypercorn.typing import ASGIFramework
-from trio_websocket import ConnectionClosed, WebSocketConnection
+from trio_websocket import ConnectionClosed
 
 from atrio_protocol.limits import MAX_CONNECTIONS, MAX_FRAME_BYTES
 from atrio_server.auth import Access, Identity
@@ -31,7 +31,7 @@ from atrio_server.handshake import asks_upgrade, check_version, offered_tokens, 
 from atrio_server.head import Body, Head, PeerGone, read_body, read_head
 from atrio_server.refusal import Refused
 from atrio_server.waiting_room import WaitingRoom
-from atrio_server.web_socket import open_web_socket
+from atrio_server.web_socket import BoundedWebSocket, open_web_socket
 
 __all__ = ["PUBLIC_PATHS", "SOCKET_PATHS", "DoorLimits", "PeerAddress", "ServeSocket", "serve_door"]
 
@@ -63,7 +63,7 @@ class PeerAddress(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-ServeSocket = Callable[[WebSocketConnection, Identity, PeerAddress], Awaitable[None]]
+ServeSocket = Callable[[BoundedWebSocket, Identity, PeerAddress], Awaitable[None]]
 """Serves one open WebSocket and returns when it is done with it; the door closes it then."""
 
 
@@ -252,7 +252,7 @@ class _Door:
             nursery.cancel_scope.cancel()
 
     async def _serve_socket(
-        self, web_socket: WebSocketConnection, identity: Identity, peer: PeerAddress
+        self, web_socket: BoundedWebSocket, identity: Identity, peer: PeerAddress
     ) -> tuple[int, str | None]:
         """Serve it; the code and reason to close it with, where that has not happened."""
         try:

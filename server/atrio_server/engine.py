@@ -65,7 +65,7 @@ async def answer(stream: GuardedStream, request: bytes, app: ASGIFramework, stat
         nursery.start_soon(_abort_after_grace, stream, request_scope, finished)
         with request_scope:
             # hypercorn asks for a stream with TLS or a socket, and uses what `_RequestStream` has.
-            pretended = cast("trio.SSLStream[trio.SocketStream]", _RequestStream(stream, request))
+            pretended = cast("trio.SSLStream[trio.SocketStream]", _RequestStream(stream, request, request_scope))
             await TCPServer(_OneAnswer(app, request_scope), CONFIG, WorkerContext(None), state, pretended).run()
         finished.set()
         nursery.cancel_scope.cancel()
@@ -80,13 +80,18 @@ class _RequestStream:
     that serves hypercorn directly.
     """
 
-    def __init__(self, stream: GuardedStream, request: bytes) -> None:
+    def __init__(self, stream: GuardedStream, request: bytes, request_scope: trio.CancelScope) -> None:
         self._stream = stream
+        self._request_scope = request_scope
         self._unread = memoryview(request)
         self.socket = stream.socket
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._request_scope.cancel()  # nothing that the application still says will be heard
+            raise
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._unread:

@@ -59,8 +59,17 @@ class BoundedWebSocket(WebSocketConnection):
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
         self._taken = trio.Event()
+        self._goodbye: CloseReason | None = None
         self.finished = trio.Event()
         """Set when nothing is read any more: the peer has closed, or we have and it had its time to."""
+
+    @property
+    def closed(self) -> CloseReason | None:
+        """Why the connection is closed or closing: by us, by the peer, or by 4408.
+
+        trio-websocket says 1000 for every close of ours. May go when it says the code that it sent.
+        """
+        return self._goodbye or self._close_reason
 
     async def run(self) -> None:
         """Read until the connection ends.
@@ -96,6 +105,8 @@ class BoundedWebSocket(WebSocketConnection):
 
         trio-websocket waits for ever. May go when its close has a deadline.
         """
+        if self._close_reason is None:
+            self._goodbye = CloseReason(code, reason)
         self._taken.set()  # the reader is wanted again: the peer's own close frame is still to come
         with trio.move_on_after(LINGER_S):
             await super().aclose(code, reason)

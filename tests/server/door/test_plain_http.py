@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from atrio_protocol.limits import MAX_FRAME_BYTES
 from atrio_server.door import DoorLimits
@@ -151,6 +152,39 @@ async def test_a_request_whose_peer_is_gone_is_given_up(door: DoorRig) -> None:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     await door.settle()
     assert door.backend.cancelled == 1
+
+
+async def test_an_application_that_never_stops_sending_stops_when_its_peer_is_gone() -> None:
+    sending = trio.Event()
+
+    async def pour(_scope: Scope, _receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            sending.set()
+
+    async with open_door(app=pour) as door, door.socket() as canary:
+        stream = await door.connect()
+        await stream.send_all(door.head("/v1/health"))
+        await sending.wait()
+        stream.socket.close()
+        await door.settle(connections=1)
+        await canary.send_message("who")
+        with trio.fail_after(WAIT_S):
+            assert await canary.get_message() == "file"
+
+
+async def test_an_application_that_fails_is_answered_for_with_an_id_that_the_log_has() -> None:
+    async def fail(_scope: Scope, _receive: ASGIReceiveCallable, _send: ASGISendCallable) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("a bug")
+
+    async with open_door(app=fail) as door:
+        answer = await door.ask(door.head("/v1/health"))
+        assert answer.status == 500
+        (entry,) = door.errors()
+        assert entry["event"] == "door.app_failed"
+        assert entry["error_id"] in answer.json["message"]
 
 
 # Bodies
