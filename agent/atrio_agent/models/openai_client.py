@@ -143,7 +143,7 @@ class Blocks:
 
 
 def _http_client() -> httpx2.AsyncClient:
-    if getproxies():
+    if getproxies().keys() - {"no"}:
         # Through a proxy the ordinary way, which is slower and knows about proxies.
         limits = httpx2.Limits(
             max_connections=_MAX_CONNECTIONS,
