@@ -6,6 +6,7 @@ that looks like a definition or a heading, with its number.
 
 import re
 from pathlib import PurePosixPath
+from textwrap import fill
 from typing import Final
 
 __all__ = ["outline"]
@@ -22,6 +23,7 @@ _PATTERNS: Final = {".md": _HEADING, ".markdown": _HEADING, ".toml": _SECTION, "
 _ENTRIES: Final = 40
 _CHARS: Final = 90
 _ABOUT_CHARS: Final = 300
+_COLUMNS: Final = 96
 
 
 def outline(path: str, lines: list[str], *, note: str = "") -> str:
@@ -58,7 +60,8 @@ def _about(lines: list[str]) -> str:
         elif words or text:
             break
     about = " ".join(words)
-    return f"  {about if len(about) <= _ABOUT_CHARS else about[: _ABOUT_CHARS - 1] + '…'}" if about else ""
+    about = about if len(about) <= _ABOUT_CHARS else about[: _ABOUT_CHARS - 1] + "…"
+    return fill(about, _COLUMNS, initial_indent="  ", subsequent_indent="  ")
 
 
 def _entries(found: list[tuple[int, re.Match[str]]]) -> str:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from textwrap import fill
 from typing import Final
 
 from atrio_agent.models.demo_results import Match
@@ -57,6 +58,7 @@ _MODULE: Final = re.compile(r"(module|go)\s+(\S+)")
 _STARTS_SHOWN: Final = 8
 _DIRECTORIES_SHOWN: Final = 12
 _README_CHARS: Final = 400
+_COLUMNS: Final = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,8 @@ def _about(seen: Seen) -> str:
     text = " ".join(paragraph)
     if not text:
         return ""
-    return f"{seen.readme} begins:\n  {text if len(text) <= _README_CHARS else text[: _README_CHARS - 1] + '…'}"
+    text = text if len(text) <= _README_CHARS else text[: _README_CHARS - 1] + "…"
+    return f"{seen.readme} begins:\n" + fill(text, _COLUMNS, initial_indent="  ", subsequent_indent="  ")
 
 
 def _manifest(seen: Seen) -> str:
@@ -119,7 +122,7 @@ def _manifest(seen: Seen) -> str:
         if found := _FIELD.fullmatch(line) or _MODULE.fullmatch(line):
             facts.setdefault(found[1], found[2])
     told = "; ".join(f"{name} {value}" for name, value in facts.items())
-    return f"{seen.manifest}{': ' + told if told else ' is there'}."
+    return fill(f"{seen.manifest}{': ' + told if told else ' is there'}.", _COLUMNS, subsequent_indent="  ")
 
 
 def _directories(seen: Seen) -> str:
