@@ -6,6 +6,7 @@ ones that hypothesis makes look for what nobody thought of.
 
 import json
 import random
+import sys
 from typing import Any
 
 import msgspec
@@ -125,6 +126,17 @@ def test_an_id_goes_back_byte_for_byte(sent: str) -> None:
     assert b'"id":%b,' % sent.encode() in encode_error(message.id, ErrorObject(code=1, message=""))
 
 
+def test_an_id_does_not_keep_its_frame_in_memory() -> None:
+    frame = bytes(bytearray(PROMPT))
+    references = sys.getrefcount(frame)
+    message = parse_message(frame)
+    assert isinstance(message, Request)
+    kept = message.id
+    del message
+    assert sys.getrefcount(frame) == references
+    assert bytes(kept) == b"1"
+
+
 def test_ids_are_the_same_if_and_only_if_their_keys_are() -> None:
     sent = [b"1", b'"1"', b"null", b'"null"', b"2", b'""', b"0", b"18446744073709551616", b"18446744073709551617"]
     assert len({request_key(Raw(one)) for one in sent}) == len(sent)
@@ -232,7 +244,7 @@ def nested(levels: int, opening: str = "[", closing: str = "]", inside: str = ""
         + opening * (levels - 2)
         + inside
         + closing * (levels - 2)
-        + "}}"
+        + ',"b":[[],[]]}}'
     )
 
 
@@ -248,6 +260,12 @@ def test_brackets_side_by_side_and_in_strings_are_no_nesting() -> None:
     wide = ",".join(["[]"] * 500)
     in_string = '"' + "[{" * 500 + '\\"' + "[" * 500 + '\\\\"'
     assert isinstance(parse_message(nested(60, inside=f'{wide},{in_string},"","[","]"')), Request)
+
+
+def test_nesting_is_followed_through_a_message_of_any_length() -> None:
+    wide = ",".join(["[]"] * 40_000)
+    assert isinstance(parse_message(nested(60, inside=wide + "," + "[" * 4 + "]" * 4)), Request)
+    assert isinstance(refused(nested(60, inside=wide + "," + "[" * 5 + "]" * 5)), InvalidRequest)
 
 
 @pytest.mark.parametrize("frame", [b"[" * 1_000_000, b'{"a":' * 200_000, nested(500_000).encode()])

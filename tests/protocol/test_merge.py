@@ -40,7 +40,7 @@ def read_on(items: list[Encoded], seq: int, max_bytes: int) -> list[bytes]:
     while seq < len(items):
         events, consumed = merge_all(items[seq:], max_bytes)
         assert consumed >= 1
-        assert len(events) == 1 or sum(len(event) + 1 for event in events) <= max_bytes
+        assert consumed == 1 or sum(len(event) + 1 for event in events) <= max_bytes
         frames += events
         seq += consumed
     return frames
@@ -124,6 +124,7 @@ def test_whatever_happens_readers_that_lag_differently_are_told_the_same(
                 seq = event.seq
             assert seq <= head
             assert consumed >= len(events)
+            assert consumed == 1 or sum(len(event) + 1 for event in events) <= max_bytes
         assert singles == story.events
 
 
@@ -174,6 +175,15 @@ def test_a_slice_stops_before_its_limit_but_for_a_single_event() -> None:
     assert merge_all([], 100) == ([], 0)
 
 
+def test_what_was_merged_counts_with_what_it_became() -> None:
+    notice = Notice(severity="info", title="x" * 100)
+    items = encoded([*deltas(["y" * 50] * 10), notice])
+    merged = len(merge_run(items[:10])) + 1
+    alone = len(items[10].data) + 1
+    assert merge_all(items, merged + alone)[1] == 11
+    assert merge_all(items, merged + alone - 1)[1] == 10
+
+
 def test_one_event_alone_is_passed_on_as_it_is() -> None:
     items = encoded(deltas(["a"]))
     assert merge_all(items, 1_000)[0][0] is items[0].data
@@ -189,11 +199,11 @@ def test_offsets_count_code_points() -> None:
 
 @given(values_of(Notice), st.integers(1, 2**40))
 def test_an_event_of_a_type_that_is_not_known_keeps_its_place(notice: Notice, seq: int) -> None:
-    body = msgspec.structs.replace(notice, seq=seq, first_seq=UNSET, at=at(1))
+    body = msgspec.structs.replace(notice, seq=seq, first_seq=seq, at=at(1))
     data = msgspec.json.encode(body).replace(b'"type":"notice"', b'"type":"weather.changed"', 1)
     event = decode_event(data)
     assert isinstance(event, UnknownEvent)
-    assert (event.seq, event.first_seq, event.at, event.name) == (seq, UNSET, at(1), "weather.changed")
+    assert (event.seq, event.first_seq, event.at, event.name) == (seq, seq, at(1), "weather.changed")
     assert event.body == json.loads(data)
 
 

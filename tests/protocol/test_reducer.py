@@ -195,6 +195,17 @@ def test_live_output_keeps_its_last_65536_code_points() -> None:
     assert (len(part.output), part.output_from) == (65_536, total - 65_536)
 
 
+def test_live_output_goes_on_where_a_snapshot_has_dropped_some_of_it() -> None:
+    story = Story()
+    story.tell("message", 11, "")
+    kept = msgspec.structs.replace(CALL, output="x" * TOOL_OUTPUT_CHARS, output_from=1_000)
+    message = msgspec.structs.replace(story.messages[0], parts=(kept,))
+    state = SessionState.from_snapshot(msgspec.structs.replace(story.snapshot(), messages=(message,)), START)
+    apply_event(state, ToolOutput(seq=1, message_id="m1", part=0, offset=TOOL_OUTPUT_CHARS + 1_000, text="end"))
+    part = state.messages[0].parts[0]
+    assert part == msgspec.structs.replace(kept, output="x" * (TOOL_OUTPUT_CHARS - 3) + "end", output_from=1_003)
+
+
 def test_looking_in_between_changes_nothing() -> None:
     pieces = ["a", "😀", 'q"', "\\", "z"]
     _, state = begin(("message", 9, ""))
@@ -247,7 +258,15 @@ def test_completed_runs_of_a_snapshot_are_not_in_the_queue() -> None:
     assert isinstance(accepted, RunAccepted)
     ended = msgspec.structs.replace(accepted.run, run_id="r2", state="completed", stop_reason="cancelled")
     snapshot = msgspec.structs.replace(story.snapshot(), runs=(accepted.run, ended))
-    assert SessionState.from_snapshot(snapshot, START).queue == (accepted.run,)
+    state = SessionState.from_snapshot(snapshot, START)
+    assert state.queue == (accepted.run,)
+    assert list(state.runs) == ["r1"]
+
+
+def test_what_was_folded_comes_after_its_turn_also_when_it_was_accepted_before() -> None:
+    # A steer waits behind the queue's end, an interrupt gets the turn, and the steer folds into that.
+    _, state = begin(("run", 2, ""), ("run", 1, ""), ("run", 1, ""), ("run", 2, ""))
+    assert [(run.run_id, run.state) for run in state.queue] == [("r1", "running"), ("r2", "running")]
 
 
 def client(client_id: str, session_id: str | None = None) -> Client:
