@@ -191,6 +191,7 @@ class FakeConnection:
         self.sent = 0
         self.cursors: dict[str, int] = {}
         self.sending = trio.Lock()
+        self.ids: set[Any] = set()
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -213,6 +214,9 @@ class FakeConnection:
         method, params = message["method"], message.get("params", {})
         server = self.server
         server.asked.append((method, params))
+        assert message.get("id") not in self.ids, "a request's id is used once"
+        if "id" in message:
+            self.ids.add(message["id"])
         if server.deaf or "id" not in message:
             return
         try:

@@ -104,11 +104,22 @@ async def open_own_server(state_dir: Path, *, model: str | None = None) -> Async
         CannotStart: It did not get ready, such as when another one has the directory. Nothing is left behind.
     """
     make_state_dir(state_dir)
-    process, log_from = await _start(state_dir, ORPHANED_S, () if model is None else ("--model", model))
+    log, log_from = _open_log(state_dir)
+    command = _command(state_dir, ORPHANED_S) + ([] if model is None else ["--model", model])
+    try:
+        process = await trio.lowlevel.open_process(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for the command; it ends the server itself
+        )
+    finally:
+        os.close(log)
     try:
         ready = None
         with trio.move_on_after(START_S):
-            ready = await _read_ready(process)
+            ready = await _read_ready(process.stdout)
         if ready is None:
             raise CannotStart(f"the server did not start: {_last_words(state_dir, log_from)}")
         yield Found(ready.ws, load_or_make_token(state_dir), ready.pid, VERSION, started=True)
@@ -136,11 +147,10 @@ async def _turn_to_start(state_dir: Path) -> AsyncGenerator[None]:
 
 
 async def _start_detached(state_dir: Path) -> Found:
-    process, log_from = await _start(state_dir, EXIT_IDLE_S)
-    ready = await _read_ready(process)
+    stdout, log_from = _spawn_detached(state_dir)
+    ready = await _read_ready(stdout)
     if ready is not None:
         return Found(ready.ws, load_or_make_token(state_dir), ready.pid, VERSION, started=True)
-    await process.wait()
     # It may have been too late: somebody's `atrio serve` has the directory and is about to be ready.
     last_words = _last_words(state_dir, log_from)
     while "data_dir_locked" in last_words:
@@ -150,28 +160,42 @@ async def _start_detached(state_dir: Path) -> Found:
     raise CannotStart(f"the server did not start: {last_words}")
 
 
-async def _start(state_dir: Path, exit_idle_s: int, more: tuple[str, ...] = ()) -> tuple[trio.Process, int]:
+def _spawn_detached(state_dir: Path) -> tuple[trio.lowlevel.FdStream, int]:
+    """Start a server that is not ours to wait for: it has a session of its own and outlives us."""
     log, log_from = _open_log(state_dir)
-    # -P: a file of the directory we are in must not be taken for a module of ours.
-    command = [sys.executable, "-P", "-m", "atrio_server", "serve", "--port", "0", "--state-dir", str(state_dir)]
+    read_end, write_end = os.pipe()
     try:
-        process = await trio.lowlevel.open_process(
-            [*command, "--exit-idle", str(exit_idle_s), *more],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
+        os.posix_spawn(
+            sys.executable,
+            _command(state_dir, EXIT_IDLE_S),
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, write_end, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
         )
+    except BaseException:
+        os.close(read_end)
+        raise
     finally:
         os.close(log)
-    return process, log_from
+        os.close(write_end)
+    return trio.lowlevel.FdStream(read_end), log_from
 
 
-async def _read_ready(process: trio.Process) -> _Ready | None:
+def _command(state_dir: Path, exit_idle_s: int) -> list[str]:
+    # -P: a file of the directory we are in must not be taken for a module of ours.
+    command = [sys.executable, "-P", "-m", "atrio_server", "serve", "--port", "0"]
+    return [*command, "--state-dir", str(state_dir), "--exit-idle", str(exit_idle_s)]
+
+
+async def _read_ready(stdout: trio.abc.ReceiveStream | None) -> _Ready | None:
     """Read the line that says the server is ready; None if it ends without one."""
-    assert process.stdout is not None
+    assert stdout is not None
     line = b""
-    async with process.stdout as stdout:
+    async with stdout:
         while not line.endswith(b"\n") and (data := await stdout.receive_some()):
             line += data
     try:

@@ -8,8 +8,6 @@ import pytest
 
 from atrio_process import Atrio
 from atrio_protocol.version import VERSION
-from atrio_server.cli.app import make_app
-from atrio_server.config import _SETTINGS, _variable
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("hypercorn", "quart", "openai", "httpx2", "sqlite3", "sqlite_utils", "rich")
@@ -117,20 +115,3 @@ async def test_a_traceback_is_shown_only_on_demand(atrio: Atrio) -> None:
     async with atrio.started("serve", "--port", "x", ATRIO_DEBUG="1") as command:
         await command.read_err("Traceback")
         await command.read_err("atrio: --port takes")
-
-
-def headings(document: str) -> set[str]:
-    lines = (ROOT / "docs" / document).read_text().splitlines()
-    return {name for line in lines if line.startswith("#") for name in re.findall(r"`([^`]+)`", line)}
-
-
-def test_every_command_is_in_the_docs() -> None:
-    told = {name for heading in headings("cli.md") for name in heading.removeprefix("atrio ").split(" ")[:1]}
-    assert {name for name in make_app() if not name.startswith("-")} - told == set()
-
-
-def test_every_setting_is_in_the_docs() -> None:
-    told = headings("configuration.md")
-    flags = {setting.flag for setting in _SETTINGS.values()}
-    assert flags - told == set()
-    assert {_variable(setting) for setting in _SETTINGS.values()} - told == set()

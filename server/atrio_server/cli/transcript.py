@@ -104,6 +104,8 @@ class Transcript:
         self._printed.setdefault(message.message_id, {})
         for index, part in enumerate(message.parts):
             self._show_part(message.message_id, index, part)
+        if message.finish:
+            self.end_line()
 
     def _show_part(self, message_id: str, index: int, part: Part) -> None:
         match part:

@@ -67,9 +67,10 @@ class Pending:
         link.send_soon(request.text, on_write=request.written)
 
     def send_all(self, link: Link) -> None:
-        """There is a new connection: put every request in line, oldest first."""
-        for request_id in self._requests:
-            self.send(request_id, link)
+        """There is a new connection: put every request that waited for it in line, oldest first."""
+        for request_id, request in self._requests.items():
+            if not request.one_link:
+                self.send(request_id, link)
 
     def forget(self, request_id: str) -> None:
         """Nobody waits for this answer any more."""
