@@ -73,15 +73,17 @@ class Running:
         """Refuse, cancel, wait, save, drain the sockets, close the door: each step up to its deadline."""
         server = self.server
         server.closing = True
-        server.workspaces.close(deadlines)
-        with trio.CancelScope(deadline=deadlines.saves_at) as saving:
-            await server.workspaces.closed()
-        if saving.cancelled_caught:
-            log.error("workspaces given up at shutdown")
-        async with trio.open_nursery() as draining:
-            for connection in list(server.connections.values()):
-                draining.start_soon(connection.drain_and_close, GOING_AWAY, deadlines.sockets_at)
-        self._door.cancel()
+        try:
+            server.workspaces.close(deadlines)
+            with trio.CancelScope(deadline=deadlines.saves_at) as saving:
+                await server.workspaces.closed()
+            if saving.cancelled_caught:
+                log.error("workspaces given up at shutdown")
+            async with trio.open_nursery() as draining:
+                for connection in list(server.connections.values()):
+                    draining.start_soon(connection.drain_and_close, GOING_AWAY, deadlines.sockets_at)
+        finally:
+            self._door.cancel()
 
 
 class _Web:
@@ -285,6 +287,7 @@ async def _serve_until_stopped(settings: Settings, background: trio.Nursery) -> 
             background.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
         print(_ready_line(running), flush=True)
         log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)
+        background.start_soon(running.server.models.warm, name="load models")
         await stop.wait()
         deadlines = Deadlines.for_shutdown()
         background.start_soon(_end_whatever_is_left, deadlines.end_at)
