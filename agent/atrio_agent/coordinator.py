@@ -31,7 +31,6 @@ from atrio_agent.tools.registry import Tools
 from atrio_protocol.errors import SessionNotFound, StorageUnavailable, WorkspaceClosing
 from atrio_protocol.events import SessionCreated, SessionDeleted
 from atrio_protocol.ids import new_id
-
 from atrio_protocol.things import Session as SessionView
 from atrio_protocol.things import Usage
 
@@ -250,7 +249,12 @@ class Coordinator:
             at = trio.current_time()
             for session_id, held in list(self._held.items()):
                 session = held.session
-                if not session.idle() or session.stream.readers or session.profile.view().viewers or session_id in self._deleted:
+                if (
+                    not session.idle()
+                    or session.stream.readers
+                    or session.profile.view().viewers
+                    or session_id in self._deleted
+                ):
                     held.idle_since = at
                 elif at - held.idle_since >= UNLOAD_AFTER_S:
                     del self._held[session_id]

@@ -136,9 +136,7 @@ def _results_for(ending: Ending, message: LiveMessage, outcome: Outcome) -> list
             finished_at=now(),
         )
         why = TextBlock(text=_WHY.get(outcome.reason, "The turn ended before this call was done."))
-        results.append(
-            ToolResultPart(tool_call_id=part.tool_call_id, name=part.name, content=(why,), is_error=True)
-        )
+        results.append(ToolResultPart(tool_call_id=part.tool_call_id, name=part.name, content=(why,), is_error=True))
     return results
 
 

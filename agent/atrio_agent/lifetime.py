@@ -41,7 +41,11 @@ class Deadlines:
         now = trio.current_time()
         terminals_at, saves_at = now + CLOSE_S, now + CLOSE_S + SAVE_S
         return cls(
-            processes_at=terminals_at, terminals_at=terminals_at, saves_at=saves_at, sockets_at=saves_at, end_at=saves_at
+            processes_at=terminals_at,
+            terminals_at=terminals_at,
+            saves_at=saves_at,
+            sockets_at=saves_at,
+            end_at=saves_at,
         )
 
     @classmethod

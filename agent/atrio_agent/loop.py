@@ -125,7 +125,9 @@ async def run_turn(host: TurnHost) -> Outcome:
         for signature in await _run_calls(host, reply.message, reply.calls):
             recent.append(signature)
         if recent and Counter(recent).most_common(1)[0][1] > SAME_CALL_LIMIT:
-            looping = LoopDetected("The model called the same tool with the same input over and over; the run was ended.")
+            looping = LoopDetected(
+                "The model called the same tool with the same input over and over; the run was ended."
+            )
             return Outcome("error", looping.to_object())
     return Outcome("max_turn_requests")
 

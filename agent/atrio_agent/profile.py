@@ -12,8 +12,8 @@ import msgspec
 
 from atrio_agent.clock import now
 from atrio_agent.ground import Ground
-from atrio_agent.models.base import Model
 from atrio_agent.lifetime import Errand
+from atrio_agent.models.base import Model
 from atrio_agent.store.base import Op, PutSession, SessionRow, StoreFailed
 from atrio_agent.streams import Stream
 from atrio_agent.titles import NEW_SESSION, fallback_title, make_title

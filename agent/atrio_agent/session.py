@@ -32,7 +32,15 @@ from atrio_agent.store.base import AcceptRun, Loaded, PutRun, RunKey, StoreFaile
 from atrio_agent.streams import Stream
 from atrio_agent.turn import Turn
 from atrio_protocol.content import ContentBlock
-from atrio_protocol.errors import AgentFailed, IdempotencyConflict, QueueFull, RunError, SessionBusy, WireError, WorkspaceClosing
+from atrio_protocol.errors import (
+    AgentFailed,
+    IdempotencyConflict,
+    QueueFull,
+    RunError,
+    SessionBusy,
+    WireError,
+    WorkspaceClosing,
+)
 from atrio_protocol.events import Notice, RunAccepted, RunCompleted, RunFolded, RunStarted
 from atrio_protocol.ids import new_id
 from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
@@ -164,7 +172,9 @@ class Session:
         if delivery == "reject" and not self.idle():
             raise SessionBusy("The session is busy; wait for its run, or queue the prompt.")
         if len(self._waiting()) >= MAX_QUEUED_PER_SESSION + (self._active is None):
-            raise QueueFull(f"{MAX_QUEUED_PER_SESSION} prompts wait in this session already; try again when some are done.")
+            raise QueueFull(
+                f"{MAX_QUEUED_PER_SESSION} prompts wait in this session already; try again when some are done."
+            )
         self._accept_seq += 1
         run = LiveRun(
             run_id=run_id or new_id(self._ground.workspace_id, "r"),
@@ -419,7 +429,9 @@ class Session:
                 log.warning("end of run not stored", session=self.session_id, run=run.run_id, reason=str(exc))
                 if not told:
                     told = True
-                    self.notice("error", "The end of the run cannot be stored; trying again every second.", str(exc), run)
+                    self.notice(
+                        "error", "The end of the run cannot be stored; trying again every second.", str(exc), run
+                    )
             await trio.sleep(RETRY_S)
             if await self._is_stored(run):
                 return

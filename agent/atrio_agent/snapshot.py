@@ -85,7 +85,9 @@ async def _page(store: Store, session_id: str, live: list[Message], stored_below
     if room <= 0 and not starts_with_tool:
         older = await store.messages(session_id, before=stored_below, limit=1, max_bytes=1)
         return Page(tuple(kept), more=bool(older.messages))
-    stored = await store.messages(session_id, before=stored_below, limit=max(room, 1), max_bytes=max(PAGE_BYTES - size, 1))
+    stored = await store.messages(
+        session_id, before=stored_below, limit=max(room, 1), max_bytes=max(PAGE_BYTES - size, 1)
+    )
     if kept and not starts_with_tool and size >= PAGE_BYTES:
         return Page(tuple(kept), more=bool(stored.messages))
     return Page(stored.messages + tuple(kept), more=stored.more)

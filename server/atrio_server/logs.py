@@ -100,7 +100,9 @@ def configure_logs(sink: LogSink, form: Literal["text", "json"], *, level: int =
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     steps: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,

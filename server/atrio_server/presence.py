@@ -49,9 +49,7 @@ class Presence:
     of the sessions whose number of viewers may have changed.
     """
 
-    def __init__(
-        self, *, grace_s: float, publish: Callable[[Event], object], on_view: Callable[[str], None]
-    ) -> None:
+    def __init__(self, *, grace_s: float, publish: Callable[[Event], object], on_view: Callable[[str], None]) -> None:
         self._grace_s = grace_s
         self._publish = publish
         self._on_view = on_view

@@ -29,4 +29,3 @@ class Server:
     connections: dict[str, Connection] = field(default_factory=dict[str, Connection])
     started_at: float = field(default_factory=time.monotonic)
     closing: bool = False
-

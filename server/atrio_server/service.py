@@ -244,7 +244,9 @@ async def _open_store(state_dir: Path, index: SqliteRunIndex, workspace: Workspa
     workspace.created_at = row.created_at
     home = state_dir / row.directory
     make_state_dir(home)
-    async with open_sqlite_store(_private(home / DATABASE_FILE), index=index, workspace_id=workspace.workspace_id) as store:
+    async with open_sqlite_store(
+        _private(home / DATABASE_FILE), index=index, workspace_id=workspace.workspace_id
+    ) as store:
         yield store
 
 

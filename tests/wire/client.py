@@ -202,5 +202,5 @@ async def connect(
         finally:
             with trio.move_on_after(2, shield=True):
                 await ws.aclose()
-            await trio.aclose_forcefully(ws._stream)  # noqa: SLF001  the library leaves it open when the peer closed
+            await trio.aclose_forcefully(ws._stream)
             nursery.cancel_scope.cancel()

@@ -30,6 +30,4 @@ def shape(messages: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
 
 def terminals(wire: Wire, session: str) -> list[tuple[str, str]]:
     """Each terminal on the session's stream, as run id and stop reason, in order."""
-    return [
-        (event["run"]["runId"], event["run"]["stopReason"]) for event in wire.of_type(session, "run.completed")
-    ]
+    return [(event["run"]["runId"], event["run"]["stopReason"]) for event in wire.of_type(session, "run.completed")]

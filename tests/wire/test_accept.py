@@ -1,14 +1,18 @@
 """Accepting a prompt: when the answer comes, what is refused, and what a refusal leaves behind."""
 
-
 import pytest
+
 from wire.client import connect
 from wire.conftest import Harness, say
 from wire.steps import GATED, new_session
 
+
 @pytest.mark.scenario("A1")
 async def test_the_answer_to_a_prompt_comes_before_the_model_is_asked(bench: Harness) -> None:
-    async with bench.serve(model=bench.script({**GATED, "match": ""})) as running, bench.open(running) as (wire, workspace):
+    async with (
+        bench.serve(model=bench.script({**GATED, "match": ""})) as running,
+        bench.open(running) as (wire, workspace),
+    ):
         session = await new_session(wire, workspace)
         await wire.attach(session)
         await wire.call("test/hold", sessionId=session, point="run.start")

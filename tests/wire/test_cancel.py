@@ -1,9 +1,11 @@
 """Cancelling: it covers exactly what was accepted before it, and nothing else notices."""
 
 import pytest
+
 from wire.client import connect
 from wire.conftest import Harness
 from wire.steps import GATED, PLAIN, STREAMING, new_session, rows, shape
+
 
 @pytest.mark.scenario("A11")
 async def test_a_run_cancelled_before_it_starts_never_reaches_the_model(bench: Harness) -> None:
@@ -276,7 +278,5 @@ async def test_a_cancel_may_be_a_notification(bench: Harness) -> None:
         session = await new_session(wire, workspace)
         await wire.prompt(session, "gated", runId="one")
         await wire.call("test/gates", wait="go")
-        await wire.send_raw(
-            '{"jsonrpc":"2.0","method":"session/cancel","params":{"sessionId":"' + session + '"}}'
-        )
+        await wire.send_raw('{"jsonrpc":"2.0","method":"session/cancel","params":{"sessionId":"' + session + '"}}')
         assert (await wire.completed(session, "one"))["stopReason"] == "cancelled"

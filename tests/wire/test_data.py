@@ -5,11 +5,11 @@ import sqlite3
 
 import pytest
 import trio
+
+from atrio_agent.models.base import ModelRequest
 from wire.client import connect
 from wire.conftest import Harness, say
 from wire.steps import GATED, PLAIN, new_session, rows, terminals
-
-from atrio_agent.models.base import ModelRequest
 
 
 @pytest.mark.scenario("D1")
@@ -87,7 +87,9 @@ async def test_a_retry_after_a_partial_stream_doubles_no_text(bench: Harness) ->
         assert len(notice) == 1 and notice[0]["severity"] == "warning" and notice[0]["runId"] == "one"
         kinds = [event["type"] for event in wire.events[session]]
         assert kinds.count("message.reset") == 1
-        after = [event for event in wire.events[session] if event["seq"] > wire.of_type(session, "message.reset")[0]["seq"]]
+        after = [
+            event for event in wire.events[session] if event["seq"] > wire.of_type(session, "message.reset")[0]["seq"]
+        ]
         parts = [event["part"] for event in after if event["type"] == "message.part"]
         assert parts == [0]
 
@@ -191,9 +193,12 @@ async def test_rows_of_one_millisecond_keep_their_order(bench: Harness) -> None:
 
 @pytest.mark.scenario("D14")
 async def test_search_and_export_find_what_was_said(bench: Harness) -> None:
-    async with bench.serve(model=bench.script(say("the zebra answered"))) as running, bench.open(running) as (
-        wire,
-        workspace,
+    async with (
+        bench.serve(model=bench.script(say("the zebra answered"))) as running,
+        bench.open(running) as (
+            wire,
+            workspace,
+        ),
     ):
         session, other = await new_session(wire, workspace), await new_session(wire, workspace, title="about giraffes")
         await wire.prompt(session, "what of the okapi", runId="one")
@@ -220,7 +225,9 @@ async def test_a_session_s_model_can_be_chosen_and_an_unknown_one_is_refused(ben
     loud = bench.script(say("LOUD"))
     async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
-        assert (await wire.refused("session/set_model", sessionId=session, modelId="nobody/none")).kind == "model_not_found"
+        assert (
+            await wire.refused("session/set_model", sessionId=session, modelId="nobody/none")
+        ).kind == "model_not_found"
         changed = (await wire.call("session/set_model", sessionId=session, modelId=loud))["session"]
         assert changed["model"] == loud
         await wire.prompt(session, "soft", runId="one")

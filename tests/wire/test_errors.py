@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import trio
-from wire.client import Wire, connect
-from wire.conftest import Harness
-from wire.http import http
-from wire.steps import GATED, PLAIN, new_session, terminals
 
 from atrio_agent.store.base import StoreFailed
 from atrio_protocol.errors import ERRORS, RunError
 from atrio_server.service import Running
+from wire.client import Wire, connect
+from wire.conftest import Harness
+from wire.http import http
+from wire.steps import GATED, PLAIN, new_session, terminals
 
 LATER = {"forbidden", "permission_not_found", "invalid_option"}
 """Kinds of parts that are not there yet: scopes of tokens, and permissions."""
@@ -76,7 +76,9 @@ async def kinds_of_one_connection(wire: Wire, running: Running, workspace: str, 
 
     async with connect(running.ws, running.token) as other:
         waiting = await other.send("run/wait", runId="active")
-        await other.send_raw(json.dumps({"jsonrpc": "2.0", "method": "$/cancel_request", "params": {"requestId": waiting}}))
+        await other.send_raw(
+            json.dumps({"jsonrpc": "2.0", "method": "$/cancel_request", "params": {"requestId": waiting}})
+        )
         kinds.add(await refusal_kind(other.reply(waiting)))
         kinds.add((await other.refused("session/view", workspaceId=workspace)).kind)
     async with connect(running.ws, running.token, initialize=False) as fresh:
@@ -100,9 +102,7 @@ async def refusal_kind(reply: Awaitable[Any]) -> str:
 
 
 @pytest.mark.scenario("E1")
-async def test_every_kind_of_error_can_be_met_and_harms_nobody(
-    bench: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_every_kind_of_error_can_be_met_and_harms_nobody(bench: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     model = bench.script(*FAILING, LOOPING, GATED, PLAIN)
     async with bench.serve(model=model, limit_s=90) as running, bench.open(running) as (canary, workspace):
         mine = await new_session(canary, workspace)
@@ -193,7 +193,7 @@ async def kinds_of_closing(wire: Wire, running: Running, session: str) -> set[st
         await late.attach(session)
         await late.call("test/hold", sessionId=session, point="run.finish")
         workspace = running.server.workspaces.all()[0]
-        workspace._refuse()  # noqa: SLF001  the state in which every prompt of a closing is refused
+        workspace._refuse()
         closing = await late.refused("session/prompt", **late.prompt_params(session, "x"))
         await late.call("server/shutdown", ifIdle=False)
         await wire.call("test/gates", wait="run.finish")
@@ -257,7 +257,11 @@ async def test_rubbish_gets_a_typed_error_and_the_connection_goes_on(bench: Harn
             assert kind is None or answer["error"]["data"]["kind"] == kind, raw[:60]
             assert kind is not None or answer["error"]["data"]["kind"] in {"invalid_request", "invalid_params"}
         for number in ("1e999", "-1e999", "9" * 5000, "0." + "1" * 5000):
-            raw = '{"jsonrpc":"2.0","id":12,"method":"session/messages","params":{"sessionId":"x","limit":' + number + "}}"
+            raw = (
+                '{"jsonrpc":"2.0","id":12,"method":"session/messages","params":{"sessionId":"x","limit":'
+                + number
+                + "}}"
+            )
             await wire.send_raw(raw)
             refusal = await refusal_kind(wire.reply(12))
             assert refusal in {"invalid_params", "parse_error", "session_not_found"}
@@ -305,7 +309,10 @@ async def test_ids_of_every_json_rpc_type_are_echoed_and_a_reused_one_is_refused
 
 @pytest.mark.scenario("E3")
 async def test_hostile_handshakes_end_their_own_connection_only(bench: Harness) -> None:
-    async with bench.serve(model=bench.script(GATED), limit_s=90) as running, bench.open(running) as (canary, workspace):
+    async with (
+        bench.serve(model=bench.script(GATED), limit_s=90) as running,
+        bench.open(running) as (canary, workspace),
+    ):
         session = await new_session(canary, workspace)
         await canary.prompt(session, "gated", runId="canary")
         await canary.call("test/gates", wait="go")
@@ -321,7 +328,9 @@ async def test_hostile_handshakes_end_their_own_connection_only(bench: Harness) 
             good.replace(b"\r\n\r\n", b"\r\nX: \xff\r\n\r\n"),
             good.replace(b"\r\n\r\n", b"\r\nX: " + b"a" * 20_000 + b"\r\n\r\n"),
             good.replace(b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\nhello"),
-            good.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99\r\n\r\n"),
+            good.replace(
+                b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99\r\n\r\n"
+            ),
             good.replace(b"Upgrade: websocket", b"Upgrade: websocket, h2c"),
             good.replace(b"dGhlIHNhbXBsZSBub25jZQ==", b"short"),
             good.replace(b"Version: 13", b"Version: 12"),
@@ -398,7 +407,9 @@ async def test_http_serves_one_request_with_one_answer(bench: Harness) -> None:
         assert accepted["result"]["run"]["author"]["clientId"] == client_id
         assert (await rpc("run/wait", runId="one"))["result"]["run"]["text"] == "hi"
         assert (await rpc("session/attach", sessionId=session))["error"]["data"]["kind"] == "method_not_found"
-        assert (await rpc("ping", headers={"Atrio-Client-Id": "nonsense"}))["error"]["data"]["kind"] == "invalid_client_id"
+        assert (await rpc("ping", headers={"Atrio-Client-Id": "nonsense"}))["error"]["data"][
+            "kind"
+        ] == "invalid_client_id"
         notification = json.dumps({"jsonrpc": "2.0", "method": "session/cancel", "params": {"sessionId": session}})
         answer = await http(running.http, "POST", "/v1/rpc", headers=auth, body=notification.encode())
         assert (answer.status, answer.body) == (204, b"")
@@ -407,5 +418,3 @@ async def test_http_serves_one_request_with_one_answer(bench: Harness) -> None:
         answer = await http(running.http, "GET", "/v1/schema.json")
         assert answer.status == 200 and "$schema" in answer.json()
         assert (await http(running.http, "GET", "/v1/version")).json()["protocolVersion"] == 1
-
-

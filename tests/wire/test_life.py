@@ -4,16 +4,16 @@ import os
 
 import pytest
 import trio
+
+from atrio_server.service import Running
 from wire.client import Wire, connect
 from wire.conftest import Harness
 from wire.steps import GATED, PLAIN, new_session, rows, shape, terminals
 
-from atrio_server.service import Running
-
 
 async def cut(wire: Wire) -> None:
     """Lose the connection as a cable does: nothing is said."""
-    await wire.ws._stream.aclose()  # noqa: SLF001  the library has no rude way
+    await wire.ws._stream.aclose()
     await wire.closing()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+
 from wire.client import connect
 from wire.conftest import Harness
 from wire.process import SOURCES, spawn

@@ -5,11 +5,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import trio
+
+from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
 from wire.client import Wire, connect
 from wire.conftest import Harness
 from wire.steps import GATED, PLAIN, new_session, rows, shape, terminals
-
-from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
 
 TWO_STEPS = {
     "match": "^work",
@@ -53,7 +53,7 @@ async def test_a_prompt_without_a_run_id_folds_into_the_running_turn(bench: Harn
             run[key] for key in ("stopReason", "text", "messageId")
         ]
         assert run["text"] == "seen: and this"
-        event = (await wire.event(session, "run.folded", runId=steered["runId"]))
+        event = await wire.event(session, "run.folded", runId=steered["runId"])
         assert event["foldedInto"] == "active"
         assert [run_id for run_id, _ in terminals(wire, session)] == [steered["runId"], "active"]
         assert [event["run"]["runId"] for event in wire.of_type(session, "run.started")] == ["active"]
@@ -179,9 +179,9 @@ async def test_the_same_run_id_twice_is_one_run(bench: Harness) -> None:
         )
         workspace = (await wire.call("session/get", sessionId=session))["session"]["workspaceId"]
         elsewhere = await new_session(wire, workspace)
-        assert (await wire.refused("session/prompt", **wire.prompt_params(elsewhere, "gated", runId="active"))).kind == (
-            "idempotency_conflict"
-        )
+        assert (
+            await wire.refused("session/prompt", **wire.prompt_params(elsewhere, "gated", runId="active"))
+        ).kind == ("idempotency_conflict")
         await wire.call("test/release", gate="go")
         await wire.completed(session, "active")
         again = await wire.prompt(session, "gated", runId="active")

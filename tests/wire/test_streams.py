@@ -8,18 +8,23 @@ import msgspec
 import pytest
 import trio
 from trio_websocket import ConnectionClosed
-from wire.client import Wire, connect
-from wire.conftest import Harness
-from wire.steps import GATED, PLAIN, new_session, rows
 
 from atrio_protocol.events import decode_event
 from atrio_protocol.methods import Attached, OpenResult, Position
 from atrio_protocol.reducer import SessionState, WorkspaceState, apply_event, apply_workspace_event
+from wire.client import Wire, connect
+from wire.conftest import Harness
+from wire.steps import GATED, PLAIN, new_session, rows
 
 WORK = {
     "match": "^work",
     "responses": [
-        [{"think": "hm "}, {"say": "one ", "times": 5}, {"tool": "ls", "input": {}}, {"tool": "grep", "input": {"pattern": "x"}}],
+        [
+            {"think": "hm "},
+            {"say": "one ", "times": 5},
+            {"tool": "ls", "input": {}},
+            {"tool": "grep", "input": {"pattern": "x"}},
+        ],
         [{"say": "two ", "times": 5}],
     ],
 }
@@ -39,9 +44,11 @@ async def test_two_clients_see_every_event_in_the_same_order(bench: Harness) -> 
             await bob.prompt(session, "work", runId="one")
             for wire in (ann, bob):
                 await wire.completed(session, "one")
-                await wire.until(lambda wire=wire: wire.of_type(session, "session.updated")[-1]["session"]["state"] == "idle")
+                await wire.until(
+                    lambda wire=wire: wire.of_type(session, "session.updated")[-1]["session"]["state"] == "idle"
+                )
             seen = [covered(wire, session) for wire in (ann, bob)]
-            assert seen[0] == seen[1] and seen[0][-1][1] == len({n for _, n in seen[0]}) or seen[0] == seen[1]
+            assert (seen[0] == seen[1] and seen[0][-1][1] == len({n for _, n in seen[0]})) or seen[0] == seen[1]
             texts = ["".join(e["text"] for e in wire.of_type(session, "message.delta")) for wire in (ann, bob)]
             assert texts[0] == texts[1]
             plain = [[e for e in numbered(wire, session) if e["type"] != "message.delta"] for wire in (ann, bob)]
@@ -76,9 +83,9 @@ async def test_a_reader_cut_at_every_frame_and_resumed_misses_nothing(bench: Har
                 assert first.get("firstSeq", first["seq"]) == place["seq"] + 1
                 seen.append(first)
                 place = {"epoch": place["epoch"], "seq": first["seq"]}
-        assert [number for event in seen for number in range(event.get("firstSeq", event["seq"]), event["seq"] + 1)] == list(
-            range(start["seq"] + 1, last + 1)
-        )
+        assert [
+            number for event in seen for number in range(event.get("firstSeq", event["seq"]), event["seq"] + 1)
+        ] == list(range(start["seq"] + 1, last + 1))
         text = "".join(event["text"] for event in seen if event["type"] == "message.delta")
         assert text == "".join(event["text"] for event in whole.of_type(session, "message.delta"))
 
@@ -95,7 +102,8 @@ async def test_attaching_in_the_middle_of_deltas_gives_the_same_final_text(bench
             async with connect(running.ws, running.token) as late:
                 attached = await late.attach(session)
                 state = SessionState.from_snapshot(
-                    msgspec.convert(attached, Attached).snapshot, position_of(attached)  # type: ignore[arg-type]
+                    msgspec.convert(attached, Attached).snapshot,
+                    position_of(attached),  # type: ignore[arg-type]
                 )
                 await late.completed(session, "one")
                 for event in numbered(late, session):
@@ -217,7 +225,9 @@ async def test_a_workspace_stream_that_lagged_is_healed_by_opening_again(bench: 
             assert [s["sessionId"] for s in opened["snapshot"]["sessions"]] == [view["sessionId"]]
             assert opened["workspace"]["clients"] == 2  # the claim stayed one
             made = (await wire.call("session/new", workspaceId=workspace))["session"]["sessionId"]
-            await slow.until(lambda: [e for e in slow.of_type(workspace, "session.created") if e["session"]["sessionId"] == made])
+            await slow.until(
+                lambda: [e for e in slow.of_type(workspace, "session.created") if e["session"]["sessionId"] == made]
+            )
 
 
 @pytest.mark.scenario("M13")
@@ -229,16 +239,17 @@ async def test_a_reader_that_was_cut_renders_the_same_as_one_that_never_was(benc
             opened = await whole.call("workspace/open", path=str(bench.directory))
             state, place = state_of(first)
             space = WorkspaceState.from_snapshot(
-                msgspec.convert(opened, OpenResult).snapshot, position_of(opened)  # type: ignore[arg-type]
+                msgspec.convert(opened, OpenResult).snapshot,
+                position_of(opened),  # type: ignore[arg-type]
             )
             cut_state, _ = state_of(first)
 
             async def follow() -> None:
                 """Read a few events at a time, and hang up in between."""
                 nonlocal place
-                while not any(run.run_id == "last" and run.state == "completed" for run in cut_state.runs.values()) and (
-                    "last" not in ended
-                ):
+                while not any(
+                    run.run_id == "last" and run.state == "completed" for run in cut_state.runs.values()
+                ) and ("last" not in ended):
                     async with connect(running.ws, running.token) as reader:
                         attached = await reader.attach(session, after=place)
                         assert attached["stream"]["recovered"]

@@ -1,6 +1,7 @@
 """Every accepted prompt ends exactly once, and its terminal tells all of it."""
 
 import pytest
+
 from wire.client import connect
 from wire.conftest import Harness
 from wire.steps import GATED, PLAIN, STREAMING, new_session, rows, shape, terminals
@@ -54,7 +55,9 @@ async def test_a_turn_with_a_tool_ends_only_after_its_last_step(bench: Harness) 
         await wire.call("test/release", gate="go")
         run = await wire.completed(session, "one")
         assert run["text"] == "seen" and terminals(wire, session) == [("one", "end_turn")]
-        assert wire.events[session][-2]["type"] == "run.completed" or wire.events[session][-1]["type"] == "run.completed"
+        assert (
+            wire.events[session][-2]["type"] == "run.completed" or wire.events[session][-1]["type"] == "run.completed"
+        )
 
 
 @pytest.mark.scenario("T3")
@@ -143,7 +146,9 @@ async def test_the_failure_of_a_queued_run_bears_its_own_id(bench: Harness) -> N
         await wire.call("test/release", gate="go")
         await wire.completed(session, "last")
         assert terminals(wire, session) == [("first", "end_turn"), ("bad", "error"), ("last", "end_turn")]
-        assert [run["runId"] for run in (event["run"] for event in wire.of_type(session, "run.completed")) if "error" in run] == ["bad"]
+        assert [
+            run["runId"] for run in (event["run"] for event in wire.of_type(session, "run.completed")) if "error" in run
+        ] == ["bad"]
 
 
 @pytest.mark.scenario("T9")

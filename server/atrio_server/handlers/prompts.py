@@ -160,9 +160,7 @@ def _check_prompt(prompt: tuple[ContentBlock, ...]) -> None:
     if not any(text.strip() for text in texts) and all(isinstance(block, TextBlock) for block in prompt):
         raise EmptyPrompt("The prompt is empty: it needs some text or an attachment.", path="/prompt")
     embedded = [
-        block.resource.text
-        for block in prompt
-        if isinstance(block, ResourceBlock) and block.resource.text is not UNSET
+        block.resource.text for block in prompt if isinstance(block, ResourceBlock) and block.resource.text is not UNSET
     ]
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in (*texts, *embedded))
     if size > MAX_PROMPT_BYTES:

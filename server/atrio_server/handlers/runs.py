@@ -17,7 +17,6 @@ from atrio_server.workspace import Workspace
 __all__ = ["run_get", "run_list", "run_wait"]
 
 
-
 async def run_get(server: Server, _caller: Caller, params: RunParams) -> Later:
     """One run as it stands, with its whole prompt while it is open."""
     workspace = await server.workspaces.of_run(params.run_id)

@@ -33,7 +33,9 @@ async def server_info(server: Server, _caller: Caller, _params: NoParams) -> Ser
         uptime_ms=int((time.monotonic() - server.started_at) * 1000),
         workspaces=len(workspaces),
         connections=len(server.connections),
-        runs_active=sum(workspace.coordinator.active_run_count() for workspace in workspaces if workspace.state == "open"),
+        runs_active=sum(
+            workspace.coordinator.active_run_count() for workspace in workspaces if workspace.state == "open"
+        ),
     )
 
 
