@@ -155,10 +155,12 @@ def open_exactly(base: Path, parts: Sequence[str]) -> int:
     """Open what these names lead to from ``base``, following no link; the descriptor is the caller's.
 
     Raises:
-        LinkMet: One of the names is a link.
+        LinkMet: One of the names is a link, or no name but a way up.
         ToolFailed: It is a device, pipe or socket.
         OSError: It cannot be opened.
     """
+    if any(name in {"", ".", ".."} or "/" in name for name in parts):
+        raise LinkMet("/".join(parts))
     if not parts:
         return os.open(base, _AT_THE_END | os.O_DIRECTORY)
     fd = os.open(base, _ON_THE_WAY)

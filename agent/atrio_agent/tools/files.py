@@ -6,10 +6,11 @@ What may be opened at all is decided in `confine`, not here.
 """
 
 import codecs
+import heapq
 import io
 import os
 from collections import defaultdict
-from operator import itemgetter
+from collections.abc import Iterator
 from typing import Annotated, Final
 
 import msgspec
@@ -211,13 +212,13 @@ def _list(given: LsInput, place: Place) -> ToolOutcome:
         if not opened.is_dir:
             raise ToolFailed(f"'{shown(path)}' is a file. Read it with read.")
         view = View(opened)
-        entries = list(view.walk(max_depth=given.depth or _DEFAULT_DEPTH))
-        name = shown_path(opened.at.resolved, place.root)
-    if not entries:
+        in_each: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        kept = heapq.nsmallest(_MAX_ENTRIES, _ranked(view, given.depth or _DEFAULT_DEPTH, in_each))
+    name = shown_path(opened.at.resolved, place.root)
+    if not kept:
         return text_outcome(f"{name}/ is empty, or all in it is ignored.")
-    kept = _nearest(entries)[:_MAX_ENTRIES]
-    lines = [f"{name}/", *_tree(kept, entries)]
-    left_out = len(entries) - len(kept)
+    lines = [f"{name}/", *_tree([entry for _, _, entry in kept], in_each)]
+    left_out = sum(in_each.values()) - len(kept)
     if left_out:
         more = "at least " if view.was_cut else ""
         lines.append(f"[{more}{counted(left_out, 'entry', 'entries')} left out. List a directory further down.]")
@@ -225,26 +226,23 @@ def _list(given: LsInput, place: Place) -> ToolOutcome:
     return text_outcome(text, truncated=bool(left_out or cut_chars))
 
 
-def _nearest(entries: list[Entry]) -> list[Entry]:
-    """The upper levels first and of each directory the first entries, so that no large one pushes out the others."""
-    ranks: defaultdict[tuple[str, ...], int] = defaultdict(int)
-    ranked: list[tuple[int, int, Entry]] = []
-    for entry in entries:
+def _ranked(view: View, depth: int, in_each: dict[tuple[str, ...], int]) -> Iterator[tuple[int, int, Entry]]:
+    """Every entry with what decides whether it is shown; and count how many there are in each directory.
+
+    The upper levels come first, and of each directory its first entries, so
+    that no large one pushes out its neighbours.
+    """
+    for entry in view.walk(max_depth=depth):
         parent = entry.parts[:-1]
-        ranked.append((len(parent), ranks[parent], entry))
-        ranks[parent] += 1
-    return [entry for _, _, entry in sorted(ranked, key=itemgetter(0, 1))]
+        yield len(parent), in_each[parent], entry
+        in_each[parent] += 1
 
 
-def _tree(kept: list[Entry], entries: list[Entry]) -> list[str]:
-    """The kept entries, indented, in their order; each directory says how many of its own are missing."""
+def _tree(kept: list[Entry], in_each: dict[tuple[str, ...], int]) -> list[str]:
+    """The kept entries, indented; each directory says how many of its own are missing."""
     beneath: defaultdict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    missing: defaultdict[tuple[str, ...], int] = defaultdict(int)
-    for entry in entries:
-        missing[entry.parts[:-1]] += 1
     for entry in kept:
         beneath[entry.parts[:-1]].append(entry)
-        missing[entry.parts[:-1]] -= 1
 
     def show(parts: tuple[str, ...]) -> None:
         indent = "  " * (len(parts) + 1)
@@ -252,8 +250,9 @@ def _tree(kept: list[Entry], entries: list[Entry]) -> list[str]:
             lines.append(f"{indent}{_label(entry)}")
             if entry.kind == "dir":
                 show(entry.parts)
-        if missing[parts]:
-            lines.append(f"{indent}… {missing[parts]:,} more")
+        missing = in_each.get(parts, 0) - len(beneath[parts])
+        if missing:
+            lines.append(f"{indent}… {missing:,} more")
 
     lines: list[str] = []
     show(())

@@ -29,12 +29,14 @@ class PathGlob:
     """One pattern for a whole path, without braces; ``**`` stands for any number of directories.
 
     Raises:
-        GlobMalformed: A bracket is not closed, or the pattern ends in a backslash.
+        GlobMalformed: A name in it is empty, a bracket is not closed, or a name ends in a backslash.
     """
 
     def __init__(self, pattern: str) -> None:
-        names = [name for name in pattern.split("/") if name]
-        if names and names[-1] == "**":
+        names = pattern.split("/")
+        if "" in names:
+            raise GlobMalformed("a name in it is empty")
+        if names[-1] == "**":
             names.append("*")  # what ends in "/**" is everything beneath, not the directory itself
         self._steps = [None if name == "**" else re.compile(name_regex(name)) for name in names]  # None: any depth
 
@@ -89,9 +91,9 @@ class Globs:
             raise GlobMalformed("it must be relative and stay beneath its directory: give the directory as 'path'")
         self._globs: list[PathGlob] = []
         for single in _alternatives(pattern):
-            trimmed = "/".join(name for name in single.split("/") if name != ".")
-            if trimmed.endswith("/"):
-                trimmed += "**"
+            trimmed = "/".join(name for name in single.split("/") if name not in {"", "."})
+            if single.endswith("/"):
+                trimmed += "/**"
             self._globs.append(PathGlob(f"**/{trimmed}" if anywhere and "/" not in trimmed else trimmed))
 
     def matches(self, parts: Sequence[str]) -> bool:

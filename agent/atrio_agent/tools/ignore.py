@@ -88,7 +88,7 @@ class RuleFile:
             pattern = pattern.removesuffix("/")
             try:
                 if "/" in pattern:
-                    self._paths.append(_PathRule(place, dirs_only, PathGlob(pattern)))
+                    self._paths.append(_PathRule(place, dirs_only, PathGlob(pattern.removeprefix("/"))))
                 elif pattern:
                     names.append((place, dirs_only, name_regex(pattern)))
             except GlobMalformed:
@@ -126,6 +126,7 @@ class View:
         self.was_cut = False
         self._fd = start.fd
         self._at: Inside = start.at
+        self._to_start = start.at.parts
         self._closed = [Path(tree) for tree in never_beneath(start.at.base)]
         self._above = _rules_above(start.at)
         self._known: dict[tuple[str, ...], Rules | None] = {}
@@ -169,7 +170,7 @@ class View:
         depth: int,
         enter: Callable[[tuple[str, ...]], bool],
     ) -> Generator[Entry]:
-        rules = _read_rules(fd, len(self._at.parts) + len(parts), above)
+        rules = _read_rules(fd, len(self._to_start) + len(parts), above)
         with os.scandir(fd) as scan:
             found = sorted(islice(scan, MAX_SEEN + 1), key=_name_bytes)
         for found_entry in found:
@@ -191,7 +192,7 @@ class View:
                 os.close(below)
 
     def _is_hidden(self, parts: tuple[str, ...], rules: Rules, *, is_dir: bool) -> bool:
-        return parts[-1] == ".git" or _hides(rules, (*self._at.parts, *parts), is_dir=is_dir)
+        return parts[-1] == ".git" or _hides(rules, (*self._to_start, *parts), is_dir=is_dir)
 
     def _is_closed(self, parts: tuple[str, ...]) -> bool:
         return len(parts) == 1 and self._at.resolved / parts[0] in self._closed
@@ -206,7 +207,7 @@ class View:
         above = self._rules_in(parts[:-1]) if parts else self._above
         if above is None or (parts and self._is_hidden(parts, above, is_dir=True)):
             return None
-        return _rules_at(self._at.base, (*self._at.parts, *parts), above)
+        return _rules_at(self._at.base, (*self._to_start, *parts), above)
 
 
 def _hides(rules: Rules, parts: Sequence[str], *, is_dir: bool) -> bool:

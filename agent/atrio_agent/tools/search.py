@@ -8,6 +8,7 @@ both ways of searching look the same.
 """
 
 import heapq
+import itertools
 import os
 import re
 import tempfile
@@ -316,16 +317,20 @@ def _find(given: GlobInput, globs: Globs, place: Place) -> ToolOutcome:
         if not opened.is_dir:
             raise ToolFailed(f"'{shown(path)}' is a file; 'path' must be a directory.")
         view = View(opened)
-        found = [
-            (-entry.mtime_ns, entry.parts)
-            for entry in view.walk(enter=globs.may_match_beneath)
-            if entry.kind in {"file", "link"} and globs.matches(entry.parts)
-        ]
-    newest = heapq.nsmallest(_MAX_PATHS, found)
-    rows = [shown_path(opened.at.resolved.joinpath(*parts), place.root) for _, parts in newest]
+        total = itertools.count()
+        newest = heapq.nsmallest(
+            _MAX_PATHS,
+            (
+                (-entry.mtime_ns, entry.parts, next(total))
+                for entry in view.walk(enter=globs.may_match_beneath)
+                if entry.kind in {"file", "link"} and globs.matches(entry.parts)
+            ),
+        )
+    found = next(total)
+    rows = [shown_path(opened.at.resolved.joinpath(*parts), place.root) for _, parts, _ in newest]
     notes: list[str] = []
-    if len(found) > len(newest):
-        notes.append(f"[The newest {_MAX_PATHS} of {len(found):,}. Narrow pattern or path.]")
+    if found > len(newest):
+        notes.append(f"[The newest {_MAX_PATHS} of {found:,}. Narrow pattern or path.]")
     if view.was_cut:
         notes.append(f"[Only the first {MAX_SEEN:,} files and directories were looked at.]")
     text, left_out = bounded("\n".join((rows or ["No files match."]) + notes))

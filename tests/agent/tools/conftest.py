@@ -20,7 +20,7 @@ def outside(tmp_path: Path) -> Path:
     """A directory beside the workspace, with a secret."""
     outside = tmp_path.resolve() / "outside"
     outside.mkdir()
-    (outside / "secret.txt").write_text(SECRET)
+    (outside / "secret.txt").write_text(f"{SECRET}\n")
     return outside
 
 

@@ -204,6 +204,9 @@ def test_opening_exactly_meets_every_link_on_the_way(maze: Path) -> None:
     for parts in (("inner",), ("dir_inner", "b.txt"), ("self",), ("dangling",)):
         with pytest.raises(LinkMet):
             open_exactly(maze, parts)
+    for parts in (("..",), ("dir", "..", "a.txt"), (".",), ("",), ("dir/../..",), ("", "etc", "passwd"), ("/etc",)):
+        with pytest.raises(LinkMet):
+            open_exactly(maze, parts)
     os.close(open_exactly(maze, ("dir", "b.txt")))
 
 
@@ -241,6 +244,20 @@ def test_a_link_that_is_put_there_after_the_check_is_not_followed(
     with pytest.raises(ToolFailed, match="is outside the workspace"), open_beneath(swapped, maze):
         pass
     assert len(checks) == 2
+
+
+def test_a_link_that_is_put_there_just_before_the_opening_is_not_followed(
+    maze: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_then_swap(status: os.stat_result, name: str) -> None:
+        monkeypatch.undo()
+        confine._refuse_special(status, name)
+        (maze / name).unlink()
+        (maze / name).symlink_to(outside / "secret.txt")
+
+    monkeypatch.setattr(confine, "_refuse_special", look_then_swap)
+    with pytest.raises(LinkMet):
+        open_exactly(maze, ("a.txt",))
 
 
 SWAPPER = """
