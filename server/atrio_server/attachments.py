@@ -4,7 +4,9 @@ The connection's writer asks for a frame whenever its socket is free. Streams
 with something new take turns, so that a busy one does not starve the others.
 The first deltas after a pause go out at once; those that follow within the
 window wait for its end and go together; whatever is not a delta goes at once
-and takes everything before it along.
+and takes everything before it along. Where sending itself takes long (a thousand
+readers, or one that takes bytes slowly) the window grows: fewer, larger frames
+are what lets the publisher go on.
 
 Synchronous, without I/O; time is handed in. An attachment that stands in line
 is not woken again, so a reader that is behind costs its stream nothing per event.
@@ -29,11 +31,11 @@ EVENTS_FRAME_BYTES: Final = 256 * 1024
 WINDOW_S: Final = 0.010
 """Further deltas of a connection go out at most this often."""
 
-WINDOW_MAX_S: Final = 0.250
-"""How long the window may grow where sending takes long: larger frames instead of ever more of them."""
+SEND_SHARE: Final = 3
+"""After a frame that took long to send, further deltas wait this many times as long."""
 
-SEND_SHARE: Final = 4
-"""A window is at least this many times as long as its first frame took to send."""
+WINDOW_MAX_S: Final = 0.250
+"""The longest such wait."""
 
 
 class _SessionDetached(WireStruct, kw_only=True):
@@ -64,6 +66,8 @@ class _Attachment:
         self.in_line = False
 
     def wake(self) -> None:
+        # Deltas that wake one that skips them are a flood, which the window must not hold back.
+        self.due = self.cursor.behind and not self.cursor.urgent and self._owner.holds(self)
         self._owner.put_in_line(self)
 
 
@@ -85,7 +89,7 @@ class Attachments:
 
     @property
     def next_at(self) -> float:
-        """When deltas that are held back become a frame; infinite if none are."""
+        """When the deltas that are held back become a frame; infinite if none are."""
         return self._window_ends if self._held else math.inf
 
     @property
@@ -121,6 +125,10 @@ class Attachments:
         attachment = self._by_key.get(key)
         return 0 if attachment is None else attachment.cursor.stream.seq
 
+    def holds(self, attachment: _Attachment) -> bool:
+        """Whether it is held back by the window."""
+        return attachment in self._held
+
     def put_in_line(self, attachment: _Attachment) -> None:
         """Let an attachment have its turn. Called by its stream, at most once for each wait."""
         self._held.pop(attachment, None)
@@ -134,16 +142,13 @@ class Attachments:
 
         What this connection was detached from is told by a frame as well.
         """
-        self._stretch_window(at)
+        self._begin_window(at)
         if self._held and at >= self._window_ends:
             self._release_held()
         while self._line:
             attachment = self._line.popleft()
             attachment.in_line = False
-            cursor = attachment.cursor
-            if at < self._window_ends and not attachment.due and cursor.behind and not cursor.urgent:
-                self._held[attachment] = None
-                cursor.stream.wait(cursor, skip_deltas=True)
+            if self._hold(attachment, at):
                 continue
             frame = self._take(attachment)
             if frame is not None:
@@ -166,16 +171,21 @@ class Attachments:
         self._held.pop(attachment, None)
         return self._take(attachment)
 
-    def _stretch_window(self, at: float) -> None:
-        """Begin the window of the frame that was just sent.
-
-        Where a thousand readers take the loop's whole time, or one takes bytes
-        slowly, sending less often is what lets the publisher go on.
-        """
+    def _begin_window(self, at: float) -> None:
+        """Say until when the deltas behind the frame that was just sent have to wait."""
         if self._sent_from is not None:
-            window_s = min(max(WINDOW_S, SEND_SHARE * (at - self._sent_from)), WINDOW_MAX_S)
-            self._window_ends = self._sent_from + window_s
+            stretched_s = min(SEND_SHARE * (at - self._sent_from), WINDOW_MAX_S)
+            self._window_ends = max(self._sent_from + WINDOW_S, at + stretched_s)
             self._sent_from = None
+
+    def _hold(self, attachment: _Attachment, at: float) -> bool:
+        """Hold an attachment back whose turn has come too early; whether it was."""
+        cursor = attachment.cursor
+        if at >= self._window_ends or attachment.due or cursor.urgent or not cursor.behind:
+            return False
+        self._held[attachment] = None
+        cursor.stream.wait(cursor, skip_deltas=True)
+        return True
 
     def _release_held(self) -> None:
         for attachment in list(self._held):
