@@ -15,12 +15,12 @@ is not woken again, so a reader that is behind costs its stream nothing per even
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from atrio_agent.streams import Cursor, Ended, Lagged
 from atrio_protocol.codec import events_frame
 from atrio_protocol.jsonrpc import encode_notification
-from atrio_protocol.struct import WireStruct
+from atrio_protocol.notifications import SessionDetached, WorkspaceDetached
 from atrio_server.calls import Key
 
 __all__ = ["EVENTS_FRAME_BYTES", "WINDOW_S", "Attachments"]
@@ -38,14 +38,11 @@ WINDOW_MAX_S: Final = 0.250
 """The longest such wait."""
 
 
-class _SessionDetached(WireStruct, kw_only=True):
-    session_id: str
-    reason: str
-
-
-class _WorkspaceDetached(WireStruct, kw_only=True):
-    workspace_id: str
-    reason: str
+_SESSION_REASONS: Final[dict[str, Literal["deleted", "workspace_closed"]]] = {
+    "deleted": "deleted",
+    "workspace_closed": "workspace_closed",
+}
+"""Why a session's stream ends, to clients. One unloaded under a reader that had just begun is as good as lagged."""
 
 
 class _Attachment:
@@ -221,12 +218,7 @@ class Attachments:
     def _detach(self, key: Key, reason: str) -> str:
         self.end(key)
         if key.of == "session":
-            # Unloaded under a reader that had just begun: to the client the same as having lagged.
-            told = reason if reason in {"deleted", "workspace_closed"} else "lagged"
-            return encode_notification(
-                "session/detached", _SessionDetached(session_id=key.thing_id, reason=told)
-            ).decode()
-        told = reason if reason == "lagged" else "closed"
-        return encode_notification(
-            "workspace/detached", _WorkspaceDetached(workspace_id=key.thing_id, reason=told)
-        ).decode()
+            gone = SessionDetached(session_id=key.thing_id, reason=_SESSION_REASONS.get(reason, "lagged"))
+            return encode_notification("session/detached", gone).decode()
+        gone = WorkspaceDetached(workspace_id=key.thing_id, reason="lagged" if reason == "lagged" else "closed")
+        return encode_notification("workspace/detached", gone).decode()
