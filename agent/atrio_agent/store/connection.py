@@ -103,6 +103,9 @@ def spoils_everything(error: DatabaseError) -> bool:
 
 
 def store_failure(error: DatabaseError, path: Path) -> StoreFailed:
-    """Say for people what went wrong with this database."""
-    sentence = _SENTENCES.get(_primary_code(error) or 0)
-    return StoreFailed(sentence.format(path=path) if sentence else f"{path} cannot be used: {error}.")
+    """Say for people what went wrong with this database, without a word of what is in it."""
+    code = _primary_code(error)
+    if code is None and not isinstance(error, sqlite3.ProgrammingError):
+        return StoreFailed(f"{path} has a row that cannot be read. Put a copy of it back.")
+    sentence = _SENTENCES.get(code or 0)
+    return StoreFailed(sentence.format(path=path) if sentence else f"{path} cannot be used: {error}")

@@ -139,6 +139,9 @@ class SqliteRunIndex:
             self._connection.close()
 
     def _commit(self, statement: str, rows: Sequence[tuple[str, ...]]) -> None:
+        if len(rows) == 1:  # the usual case, and each statement less is a wait for the interpreter less
+            self._connection.execute(statement, rows[0])
+            return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(statement, rows)

@@ -120,16 +120,14 @@ class _MemoryBackend:
         await self._disk.pass_gate()
         if self._generation != self._disk.generation:
             return [StoreFailed("The disk has been opened again since.")] * len(calls)
-        before = self._client_made()
-        outcome = self._disk.commit(calls, claim=partial(self._index.claim, self._workspace_id))
-        self._index.free(self._workspace_id, dict(before.items() - self._client_made().items()))
-        return outcome
+        return self._disk.commit(
+            calls,
+            claim=partial(self._index.claim, self._workspace_id),
+            free=partial(self._index.free, self._workspace_id),
+        )
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
-
-    def _client_made(self) -> dict[str, str]:
-        return {run_id: kept.run.session_id for run_id, kept in self._disk.runs.items() if kept.client_made}
 
 
 class MemoryStore:
@@ -265,7 +263,7 @@ def _open(disk: MemoryDisk, workspace_id: str) -> None:
     """Begin another generation and repair what the last one left unfinished."""
     disk.generation += 1
     time = now()
-    for kept in list(disk.sessions.values()):
+    for kept in sorted(disk.sessions.values(), key=lambda kept: (kept.row.updated_at, kept.touched)):
         if (wreck := _wreck(disk, kept)) is not None:
             disk.repair(repair(wreck, new_message_id=partial(new_id, workspace_id, "m"), now=time))
     disk.deleted.clear()

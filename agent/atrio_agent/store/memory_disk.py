@@ -39,6 +39,7 @@ from atrio_protocol.things import Message, Run
 __all__ = ["KeptMessage", "KeptRun", "KeptSession", "KeptText", "MemoryDisk"]
 
 Claim = Callable[[Mapping[str, str]], dict[str, StoreFailed]]
+Free = Callable[[Mapping[str, str]], None]
 
 _ABSENT: Final = object()
 
@@ -109,6 +110,8 @@ class MemoryDisk:
         """How many commits were tried, failed ones too."""
         self._counter = 0
         self._undo: list[tuple[dict[str, Any], str, Any]] = []
+        self._wanted: dict[str, str] = {}
+        self._freed: dict[str, str] = {}
         self._faults: list[_Fault] = []
         self._holding = False
         self._standing: trio.Event | None = None
@@ -160,23 +163,27 @@ class MemoryDisk:
             self._standing = None
             self._arrived = trio.Event()
 
-    def commit(self, calls: Sequence[Call], *, claim: Claim) -> list[StoreFailed | None]:
+    def commit(self, calls: Sequence[Call], *, claim: Claim, free: Free) -> list[StoreFailed | None]:
         """Do these calls, in order, each whole or not at all; per call None or why not.
 
         Args:
             calls: The batch.
             claim: Claims client-made run ids, with their sessions; returns those that cannot be had.
+            free: Gives up the ids of runs that are gone, with their sessions.
         """
         self.commits += 1
         hits = [fault.hits(calls) for fault in self._faults]  # all of them count it, so that none shifts another
         if any(hits):
             return [StoreFailed("The disk is full (a test has said so).")] * len(calls)
-        return [self._do_call(call, claim) for call in calls]
+        self._freed.clear()
+        outcome = [self._do_call(call, claim) for call in calls]
+        free(self._freed)
+        return outcome
 
     def repair(self, ops: Sequence[Op]) -> None:
         """Do the operations of a recovery."""
         for op in ops:
-            self._do(op, _claim_nothing)
+            self._do(op)
 
     def message(self, message_id: str) -> Message | None:
         """One message with what was appended to it."""
@@ -196,9 +203,12 @@ class MemoryDisk:
 
     def _do_call(self, call: Call, claim: Claim) -> StoreFailed | None:
         self._undo.clear()
+        self._wanted.clear()
         try:
             for op in call:
-                self._do(op, claim)
+                self._do(op)
+            for reason in claim(self._wanted).values():
+                raise reason
         except StoreFailed as error:
             reason = error
         except (msgspec.MsgspecError, OverflowError, TypeError, UnicodeError) as error:
@@ -212,7 +222,7 @@ class MemoryDisk:
                 table[key] = old
         return reason
 
-    def _do(self, op: Op, claim: Claim) -> None:
+    def _do(self, op: Op) -> None:
         msgspec.json.encode(op)  # what SQLite could not take is not taken here either
         match op:
             case AppendText(message_id=message_id):
@@ -223,7 +233,7 @@ class MemoryDisk:
             case PutSession(row=row):
                 self._put_session(row)
             case AcceptRun():
-                self._accept_run(op, claim)
+                self._accept_run(op)
             case PutRun(run=run):
                 old = self.runs.get(run.run_id)
                 if old is not None and old.run.state != "completed":
@@ -261,15 +271,14 @@ class MemoryDisk:
             text = searchable_text(message)
             self._put(self.texts, message.message_id, KeptText(message.session_id, text))
 
-    def _accept_run(self, op: AcceptRun, claim: Claim) -> None:
+    def _accept_run(self, op: AcceptRun) -> None:
         run = op.run
         if run.run_id in self.runs:
             raise RunIdTaken(f"The run id {run.run_id} is in use.")
         if run.session_id not in self.sessions:
             raise WriteRefused(f"Session {run.session_id} is not there.")
         if op.client_made:
-            for reason in claim({run.run_id: run.session_id}).values():
-                raise reason
+            self._wanted[run.run_id] = run.session_id
         self._put(self.runs, run.run_id, KeptRun(run, op.digest, op.client_made))
 
     def _delete(self, session_id: str) -> None:
@@ -279,6 +288,8 @@ class MemoryDisk:
             self._drop(self.texts, message.message_id)
         for kept in self.runs_of(session_id):
             self._drop(self.runs, kept.run.run_id)
+            if kept.client_made:
+                self._put(self._freed, kept.run.run_id, session_id)
         self._drop(self.sessions, session_id)
         self._drop(self.texts, session_id)
         self._put(self.deleted, session_id, None)
@@ -290,7 +301,3 @@ class MemoryDisk:
     def _drop(self, table: dict[str, Any], key: str) -> None:
         if key in table:
             self._undo.append((table, key, table.pop(key)))
-
-
-def _claim_nothing(_wanted: Mapping[str, str]) -> dict[str, StoreFailed]:
-    return {}

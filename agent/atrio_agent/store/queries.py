@@ -61,8 +61,10 @@ SELECT session_id FROM below
 """
 
 _WRECKED: Final = """
-SELECT session_id FROM runs WHERE state != 'completed'
-UNION SELECT session_id FROM messages WHERE role = 'assistant' AND finished = 0
+SELECT session_id FROM sessions WHERE session_id IN (
+    SELECT session_id FROM runs WHERE state != 'completed'
+    UNION SELECT session_id FROM messages WHERE role = 'assistant' AND finished = 0)
+ORDER BY updated_at, touched
 """
 
 _WRECKED_MESSAGES: Final = """
@@ -142,7 +144,7 @@ class Queries:
     def message(self, message_id: str) -> Message | None:
         rows = self._connection.execute("SELECT session_id, body FROM messages WHERE message_id = ?", (message_id,))
         for session_id, body in rows.fetchall():
-            return next(self._grown(session_id, [(body,)]))
+            return grown_message(_read_message(body), self._appended(session_id, message_id)[message_id])
         return None
 
     def history(self, session_id: str) -> tuple[Message, ...]:
@@ -167,7 +169,7 @@ class Queries:
         return [row["session_id"] for row in self._rows(_DESCENDANTS, {"session_id": session_id})]
 
     def wrecks(self) -> list[Wreck]:
-        """Every session in which something is unfinished."""
+        """Every session in which something is unfinished, in the order of their last updates."""
         found: list[Wreck] = []
         for (session_id,) in self._connection.execute(_WRECKED).fetchall():
             row = self.session(session_id)
@@ -203,15 +205,23 @@ class Queries:
 
     def _grown(self, session_id: str, rows: Iterable[Sequence[str]]) -> Iterator[Message]:
         """Read messages of one session, with what was appended to them."""
-        appended: defaultdict[str, list[AppendText]] = defaultdict(list)
-        for message_id, part, field, text in self._connection.execute(
-            "SELECT message_id, part, field, text FROM appended WHERE session_id = ? ORDER BY id", (session_id,)
-        ):
-            piece = AppendText(message_id=message_id, session_id=session_id, part=part, field=field, text=text)
-            appended[message_id].append(piece)
+        appended = self._appended(session_id)
         for (body,) in rows:
             message = _read_message(body)
             yield grown_message(message, appended.get(message.message_id, ()))
+
+    def _appended(self, session_id: str, message_id: str | None = None) -> defaultdict[str, list[AppendText]]:
+        """What was appended in a session, or to one message of it, by message."""
+        rows = self._connection.execute(
+            "SELECT message_id, part, field, text FROM appended WHERE session_id = ? AND message_id >= ?"
+            " AND message_id <= ifnull(?, message_id) ORDER BY id",
+            (session_id, message_id or "", message_id),
+        )
+        found: defaultdict[str, list[AppendText]] = defaultdict(list)
+        for of, part, field, text in rows:
+            piece = AppendText(message_id=of, session_id=session_id, part=part, field=field, text=text)
+            found[of].append(piece)
+        return found
 
 
 def _session_row(row: dict[str, Any]) -> SessionRow:

@@ -9,7 +9,7 @@ is itself killed leaves everything as it was.
 Invariant: recovering what was recovered finds nothing to do.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -18,7 +18,7 @@ import msgspec
 from atrio_agent.store.base import CompleteRun, Op, PutMessage, PutSession, SessionRow
 from atrio_agent.store.search import message_text
 from atrio_protocol.content import TextBlock
-from atrio_protocol.parts import Part, ToolCallPart, ToolResultPart
+from atrio_protocol.parts import Part, ToolCallPart, ToolResultPart, ToolStatus
 from atrio_protocol.struct import UNSET, UnsetType, given
 from atrio_protocol.things import Message, MessageFinish, Run
 from atrio_protocol.who import Author
@@ -35,8 +35,6 @@ Clients may have seen numbers that were never stored. The raise is reckoned when
 a row is read, from how often the store was opened since the row was written, so
 an opening writes no row for it.
 """
-
-_UNFINISHED: Final = ("pending", "in_progress")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +82,21 @@ class _Repair:
 
     def finish_messages(self) -> None:
         """Give every assistant message its finish, and every tool call its result."""
-        answered = {
-            part.tool_call_id
+        results = {
+            part.tool_call_id: part
             for message in self.wreck.messages
             for part in message.parts
             if isinstance(part, ToolResultPart)
         }
-        self.messages += [self._finished(message) for message in self.wreck.messages]
+        self.messages += [self._finished(message, results) for message in self.wreck.messages]
         for message in tuple(self.messages):
-            calls = [
-                part for part in message.parts if isinstance(part, ToolCallPart) and part.tool_call_id not in answered
+            missing = [
+                _cut_short(part)
+                for part in message.parts
+                if isinstance(part, ToolCallPart) and part.tool_call_id not in results
             ]
-            if calls:
-                self._add(message.run_id, "tool", [_cut_short(call) for call in calls])
+            if missing:
+                self._add_results(message, missing)
 
     def complete(self, run: Run) -> None:
         """Give a run the messages that it must have, and find what it said last."""
@@ -142,17 +142,42 @@ class _Repair:
             PutSession(row=row),
         ]
 
-    def _finished(self, message: Message) -> Message:
+    def _finished(self, message: Message, results: Mapping[str, ToolResultPart]) -> Message:
         if message.role != "assistant":
             return message
         parts = tuple(
-            _cancelled(part, self.now) if isinstance(part, ToolCallPart) and part.status in _UNFINISHED else part
+            self._ended(part, results.get(part.tool_call_id)) if isinstance(part, ToolCallPart) else part
             for part in message.parts
         )
         if parts == message.parts and message.finish is not UNSET:
             return message
         finish = given(message.finish, MessageFinish(reason="interrupted", at=self.now))
         return msgspec.structs.replace(message, parts=parts, finish=finish, updated_at=self.now)
+
+    def _ended(self, call: ToolCallPart, result: ToolResultPart | None) -> ToolCallPart:
+        if call.status not in {"pending", "in_progress"}:
+            return call
+        # Its result may have been stored and its own change not.
+        status: ToolStatus = "cancelled" if result is None else "failed" if result.is_error else "completed"
+        return msgspec.structs.replace(
+            call,
+            status=status,
+            input={} if call.input is None else call.input,
+            input_text=UNSET,
+            output=UNSET,
+            output_from=UNSET,
+            finished_at=self.now,
+        )
+
+    def _add_results(self, message: Message, results: list[ToolResultPart]) -> None:
+        """Put results where those of this message's calls are, or into a message of their own."""
+        after = [other for other in self.messages if other.run_id == message.run_id and other.order > message.order]
+        if after and after[0].role == "tool":
+            place = self.messages.index(after[0])
+            parts = (*after[0].parts, *results)
+            self.messages[place] = msgspec.structs.replace(after[0], parts=parts, updated_at=self.now)
+        else:
+            self._add(message.run_id, "tool", results)
 
     def _add(
         self,
@@ -185,18 +210,6 @@ class _Repair:
     def _last(self, run: Run, role: str) -> Message | None:
         mine = self._of(run, role)
         return mine[-1] if mine else None
-
-
-def _cancelled(call: ToolCallPart, now: str) -> ToolCallPart:
-    return msgspec.structs.replace(
-        call,
-        status="cancelled",
-        input={} if call.input is None else call.input,
-        input_text=UNSET,
-        output=UNSET,
-        output_from=UNSET,
-        finished_at=now,
-    )
 
 
 def _cut_short(call: ToolCallPart) -> ToolResultPart:

@@ -3,18 +3,23 @@
 Searchable is what people and the model said, and titles: not reasoning, not
 tool calls and not what tools returned. A query is a list of words that must all
 occur in one message or title, each at least as the beginning of a word; nothing
-in it is an operator. Case and accents do not count.
+in it is an operator. Case and accents do not count, nor does what is beyond its
+first thousand characters.
 
 Both stores use this module, so that both read a query in the same way. Nothing
 here raises, whatever the query is.
 """
 
 import unicodedata
+from typing import Final
 
 from atrio_protocol.content import TextBlock
 from atrio_protocol.things import Message
 
 __all__ = ["matches", "message_text", "query_words", "searchable_text", "words"]
+
+LONGEST_QUERY: Final = 1_000
+"""How many characters of a query are read."""
 
 
 def message_text(message: Message) -> str:
@@ -37,7 +42,7 @@ def words(text: str) -> list[str]:
 
 def query_words(query: str | None) -> list[str] | None:
     """The words to look for; None where a query asks for nothing. An empty list finds nothing."""
-    return None if query is None or not query.strip() else words(query)
+    return None if query is None or not query.strip() else words(query[:LONGEST_QUERY])
 
 
 def matches(text: str, wanted: list[str]) -> bool:

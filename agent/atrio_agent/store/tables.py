@@ -17,7 +17,6 @@ Invariant: a batch of a store that was given up never gets in once the database
 has been opened again: each one checks the generation it belongs to.
 """
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -47,8 +46,6 @@ from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Run
 
 __all__ = ["Tables"]
-
-logger = logging.getLogger(__name__)
 
 _PUT_SESSION: Final = """
 INSERT INTO sessions (session_id, parent_session_id, root_session_id, title, title_is_final, model, message_count,
@@ -219,7 +216,6 @@ class Tables:
             except WriteRefused as error:
                 reason = error
             except (msgspec.MsgspecError, OverflowError, TypeError, UnicodeError) as error:
-                logger.exception("an operation cannot be put into the database")
                 reason = WriteRefused(f"This cannot be stored: {error}.")
             else:
                 execute("RELEASE one_call")
