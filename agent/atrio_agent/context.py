@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from atrio_agent.models.base import AssistantTurn, ToolCall, ToolOutput, ToolResults, Turn, UserTurn
-from atrio_protocol.content import ContentBlock, ImageBlock, ResourceBlock, ResourceLink, TextBlock
+from atrio_protocol.content import ContentBlock, TextBlock
 from atrio_protocol.parts import ReasoningPart, ToolCallPart, ToolResultPart
 from atrio_protocol.things import Message
 
@@ -36,7 +36,7 @@ def turns_of(messages: Iterable[Message]) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     for message in messages:
         if message.role == "user":
-            _add_user(turns, tuple(part for part in message.parts if _is_content(part)))  # type: ignore[misc]
+            _add_user(turns, tuple(part for part in message.parts if isinstance(part, ContentBlock)))
         elif message.role == "assistant":
             _add_assistant(turns, message)
         else:
@@ -50,10 +50,6 @@ def newest_user_text(messages: Sequence[Message]) -> str:
         if message.role == "user":
             return "\n\n".join(part.text for part in message.parts if isinstance(part, TextBlock))
     return ""
-
-
-def _is_content(part: object) -> bool:
-    return isinstance(part, TextBlock | ImageBlock | ResourceBlock | ResourceLink)
 
 
 def _add_user(turns: list[Turn], content: tuple[ContentBlock, ...]) -> None:

@@ -1,4 +1,8 @@
-"""A whole session as one text: JSON for programs, Markdown for people."""
+"""A whole session as one text: JSON for programs, Markdown for people.
+
+Pure functions of what was read. The JSON has the wire's own shapes; what the
+Markdown leaves out (ids, long tool results) is only there for programs.
+"""
 
 from collections.abc import Sequence
 

@@ -80,7 +80,7 @@ class Errand(Generic[T]):
         """Do it. Called once, by a task of the owner."""
         try:
             self._value = await self._work()
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  whatever it is, it belongs to whoever waits
             self._error = exc
         except BaseException:
             self._error = OwnerEnded()

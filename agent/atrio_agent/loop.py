@@ -196,17 +196,20 @@ async def _run_calls(host: TurnHost, message: LiveMessage, calls: list[Call]) ->
 
 async def _run_call(host: TurnHost, call: Call) -> ToolOutcome:
     """Run one call. A bug in a tool is an error result too: the model may go round it."""
+    if call.bad_input is not None:
+        return _failed(call.bad_input)
     try:
-        if call.bad_input is not None:
-            raise ToolFailed(call.bad_input)
         given = host.tools.validate(call.name, call.input or {})
         return await host.tools.get(call.name).run(given, host.place(call.tool_call_id))
     except ToolFailed as exc:
-        return ToolOutcome(content=(TextBlock(text=str(exc)),), is_error=True)
+        return _failed(str(exc))
     except Exception:
         log.exception("tool failed", tool=call.name, session=host.run.session_id, run=host.run.run_id)
-        text = f"The tool {call.name} failed because of an error in Atrio. It changed nothing that it tells of."
-        return ToolOutcome(content=(TextBlock(text=text),), is_error=True)
+        return _failed(f"The tool {call.name} failed because of an error in Atrio.")
+
+
+def _failed(why: str) -> ToolOutcome:
+    return ToolOutcome(content=(TextBlock(text=why),), is_error=True)
 
 
 def _mark(host: TurnHost, message: LiveMessage, call: Call, status: ToolStatus) -> None:

@@ -268,8 +268,8 @@ class Session:
                         nursery.start_soon(self._announce_runs)
                         nursery.start_soon(self._take_runs)
                         nursery.start_soon(self._end_cancelled)
-                except* Exception as group:
-                    log.error("session failed", session=self.session_id, exc_info=group)
+                except* Exception:
+                    log.exception("session failed", session=self.session_id)
                 await self._end_after_bug()
         finally:
             # Whoever waits for a run that could not be ended here must not wait for ever.
@@ -424,7 +424,6 @@ class Session:
             commit = self._ground.store.write_soon(*ending.ops(run), *self.profile.ops_at_end(len(ending.drafts)))
             try:
                 await commit.wait()
-                return
             except StoreFailed as exc:
                 log.warning("end of run not stored", session=self.session_id, run=run.run_id, reason=str(exc))
                 if not told:
@@ -432,6 +431,8 @@ class Session:
                     self.notice(
                         "error", "The end of the run cannot be stored; trying again every second.", str(exc), run
                     )
+            else:
+                return
             await trio.sleep(RETRY_S)
             if await self._is_stored(run):
                 return

@@ -49,9 +49,7 @@ async def make_title(model: Model, *, session_id: str, run_id: str, prompt: tupl
     pieces: list[str] = []
     with trio.move_on_after(BUDGET_S) as budget, suppress(RunError):
         async with model.stream(request) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    pieces.append(event.text)
+            pieces += [event.text async for event in events if isinstance(event, TextDelta)]
     return None if budget.cancelled_caught else _one_line("".join(pieces)) or None
 
 

@@ -1,4 +1,8 @@
-"""A turn's side of its session: what the loop may ask for while it runs."""
+"""A turn's side of its session: what the loop may ask for while it runs.
+
+It joins the run, its model and the session's scribe for the time of one turn,
+and counts tokens. It decides nothing; the session and the loop do.
+"""
 
 from typing import TYPE_CHECKING, Literal
 

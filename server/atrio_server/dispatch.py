@@ -77,10 +77,10 @@ HANDLERS: Final[dict[str, Handler]] = {
     "model/list": server_handlers.model_list,
     "server/info": server_handlers.server_info,
     "server/shutdown": server_handlers.server_shutdown,
-    "test/gates": hooks.test_gates,
-    "test/release": hooks.test_release,
-    "test/hold": hooks.test_hold,
-    "test/requests": hooks.test_requests,
+    "test/gates": hooks.gates,
+    "test/release": hooks.release,
+    "test/hold": hooks.hold,
+    "test/requests": hooks.requests,
 }
 """One handler for each row of `METHODS`."""
 

@@ -13,7 +13,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
@@ -128,7 +128,7 @@ async def open_service(
         listening = await _listen(settings)
         async with trio.open_nursery() as nursery, trio.open_nursery() as door:
             server = _make_server(settings, nursery, index, models, gates, stop)
-            await door.start(partial(_serve_door, server, settings, listening, token))
+            await door.start(_door_of(server, settings, listening, token))
             running = Running(
                 server,
                 door.cancel_scope,
@@ -178,13 +178,8 @@ def _make_server(
     )
 
 
-async def _serve_door(
-    server: Server,
-    settings: Settings,
-    listening: Listening,
-    token: str,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
+def _door_of(server: Server, settings: Settings, listening: Listening, token: str) -> partial[Awaitable[None]]:
+    """The door of this server, ready to be started."""
     dispatcher = Dispatcher(server)
     parsing = trio.CapacityLimiter(1)
 
@@ -204,7 +199,8 @@ async def _serve_door(
             client = caller.author.client_id if caller.author else None
             log.info("disconnected", connection=caller.connection_id, client=client)
 
-    await serve_door(
+    return partial(
+        serve_door,
         listening.listeners,
         access=Access(
             token=token,
@@ -216,7 +212,6 @@ async def _serve_door(
         ),
         app=make_app(_Web(server, dispatcher)),
         serve_socket=serve_socket,
-        task_status=task_status,
     )
 
 
@@ -273,8 +268,8 @@ async def _run_server(settings: Settings) -> int:
         background.start_soon(sink.serve, name="log")
         try:
             await _serve_until_stopped(settings, background)
-        except Exception as exc:
-            failed = exc  # carried out of the nursery, which would wrap it in a group
+        except Exception as exc:  # noqa: BLE001  carried out of the nursery, which would wrap it in a group
+            failed = exc
         background.cancel_scope.cancel()
     if failed is not None:
         raise failed
@@ -287,7 +282,8 @@ async def _serve_until_stopped(settings: Settings, background: trio.Nursery) -> 
     async with open_service(settings, environ=os.environ, stop=stop) as running:
         if settings.exit_idle_s is not None:
             background.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
-        print(_ready_line(running), flush=True)
+        sys.stdout.write(_ready_line(running) + "\n")
+        sys.stdout.flush()
         log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)
         background.start_soon(running.server.models.warm, name="load models")
         await stop.wait()
@@ -340,7 +336,8 @@ async def _end_whatever_is_left(at: float) -> None:
     """The last resort of a shutdown: what has not ended by now, such as a thread on a dead disk, is left behind."""
     await trio.sleep_until(at)
     tasks = sorted({task.name for task in _tasks_below(trio.lowlevel.current_root_task())})
-    print(f"atrio: shutdown took too long; left behind: {', '.join(tasks)}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"atrio: shutdown took too long; left behind: {', '.join(tasks)}\n")
+    sys.stderr.flush()
     os._exit(1)
 
 

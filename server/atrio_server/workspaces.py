@@ -9,7 +9,6 @@ end and opens afresh, and the caller claims or holds what it gets in the same
 step in which it gets it.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -186,7 +185,7 @@ def _resolve(path: str, create: bool, allowed: tuple[Path, ...]) -> Path:
     """The directory that a path means, links followed. Runs in a worker thread."""
     if "\0" in path:
         raise PathNotFound("A path has no NUL characters.", path="/path")
-    if not os.path.isabs(path):
+    if not Path(path).is_absolute():
         raise PathNotAllowed("The path must be absolute.", path="/path")
     try:
         resolved = Path(path).resolve()

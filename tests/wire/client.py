@@ -187,7 +187,7 @@ async def connect(
     ws_url: str, token: str, *, client_id: str | None = None, name: str = "test", initialize: bool = True
 ) -> AsyncGenerator[Wire]:
     """Open a connection, introduce ourselves, and read until the end of the block."""
-    headers = [("Authorization", f"Bearer {token}")]
+    headers = [(b"Authorization", f"Bearer {token}".encode())]
     async with trio.open_nursery() as nursery:
         ws = await connect_websocket_url(nursery, ws_url, extra_headers=headers, max_message_size=MAX_MESSAGE_BYTES)
         try:

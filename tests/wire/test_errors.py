@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import trio
 
-from atrio_agent.store.base import StoreFailed
+from atrio_agent import session as sessions
+from atrio_agent.store.base import Commit, StoreFailed
 from atrio_protocol.errors import ERRORS, RunError
+from atrio_server import dispatch
 from atrio_server.service import Running
-from wire.client import Wire, connect
+from wire.client import Refused, Wire, connect
 from wire.conftest import Harness
 from wire.http import http
 from wire.steps import GATED, PLAIN, new_session, terminals
@@ -69,7 +71,7 @@ async def kinds_of_one_connection(wire: Wire, running: Running, workspace: str, 
     kinds.add((await wire.refused("session/prompt", **prompt(session, "q"))).kind)
     await wire.call("session/clear_queue", sessionId=session)
 
-    for number in range(1000):
+    for _ in range(1000):
         await wire.send("run/wait", runId="active")
     overloaded = await wire.refused("run/wait", runId="active")
     kinds.add(overloaded.kind)
@@ -96,8 +98,8 @@ async def refusal_kind(reply: Awaitable[Any]) -> str:
     """The kind of an answer that must be an error."""
     try:
         result = await reply
-    except Exception as exc:  # noqa: BLE001  its kind is all that is asked
-        return exc.kind  # type: ignore[attr-defined]
+    except Refused as exc:
+        return exc.kind
     raise AssertionError(f"not refused: {result}")
 
 
@@ -133,8 +135,6 @@ async def kinds_of_failing_runs(wire: Wire, workspace: str, monkeypatch: pytest.
     await wire.prompt(session, "loop", runId="loop")
     kinds.add((await wire.completed(session, "loop"))["error"]["data"]["kind"])
 
-    from atrio_agent import session as sessions
-
     async def broken(_host: object) -> None:
         raise ZeroDivisionError("a bug in the loop")
 
@@ -156,8 +156,6 @@ async def kinds_of_a_failing_store(
     with monkeypatch.context() as patch:
 
         def full(*ops: object) -> Any:
-            from atrio_agent.store.base import Commit
-
             commit = Commit()
             commit.settle(StoreFailed("the disk is full"))
             return commit
@@ -175,7 +173,6 @@ async def kinds_of_a_failing_store(
 
 async def kind_of_a_bug(wire: Wire, workspace: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bug in a handler: `internal` with an id; the connection goes on."""
-    from atrio_server import dispatch
 
     async def broken(*_args: object) -> None:
         raise ZeroDivisionError("a bug in a handler")
@@ -207,7 +204,6 @@ async def test_a_bug_in_a_handler_has_an_id_that_the_log_has_too(
     bench: Harness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
-        from atrio_server import dispatch
 
         async def broken(*_args: object) -> None:
             raise ZeroDivisionError("secret detail")
@@ -221,7 +217,7 @@ async def test_a_bug_in_a_handler_has_an_id_that_the_log_has_too(
         assert (await wire.call("client/list", workspaceId=workspace))["clients"]
 
 
-BAD_FRAMES: list[tuple[str | bytes, str, Any]] = [
+BAD_FRAMES: list[tuple[str | bytes, str | None, Any]] = [
     ("", "parse_error", None),
     ("{", "parse_error", None),
     ("nonsense", "parse_error", None),
@@ -234,7 +230,7 @@ BAD_FRAMES: list[tuple[str | bytes, str, Any]] = [
     ('{"jsonrpc":"1.0","id":4,"method":"ping"}', "invalid_request", 4),
     ('{"jsonrpc":"2.0","id":"five"}', "invalid_request", "five"),
     ('{"jsonrpc":"2.0","id":6,"method":7}', "invalid_request", 6),
-    ('{"jsonrpc":"2.0","id":8,"method":"ping","params":[]}', None, 8),  # type: ignore[list-item]
+    ('{"jsonrpc":"2.0","id":8,"method":"ping","params":[]}', None, 8),
     ('{"jsonrpc":"2.0","id":{"a":1},"method":"ping"}', "invalid_request", None),
     ('{"jsonrpc":"2.0","id":9,"id":9,"method":"ping"}', "invalid_request", 9),
     ('{"jsonrpc":"2.0","id":10,"method":"ping","params":{"a":1,"a":2}}', "invalid_request", 10),

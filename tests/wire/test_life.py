@@ -1,7 +1,5 @@
 """The life of a workspace: who keeps it, who ends it, and what its end does in which order."""
 
-import os
-
 import pytest
 import trio
 
@@ -78,6 +76,7 @@ async def test_the_end_of_a_workspace_is_told_in_order(bench: Harness) -> None:
 @pytest.mark.scenario("S2")
 async def test_the_final_writes_of_a_shutdown_succeed_in_a_cancelled_server(bench: Harness) -> None:
     model = bench.script(GATED)
+    session = ""
     with trio.CancelScope() as everything:
         async with bench.serve(model=model) as running, bench.open(running) as (wire, workspace):
             session = await new_session(wire, workspace)
@@ -212,7 +211,7 @@ async def test_sixteen_opens_of_one_directory_spelled_differently_are_one_worksp
         str(bench.root / "link"),
         f"{bench.root}/./link",
         f"{bench.root}/link/sub/../.",
-        os.path.join(bench.root, "project", "."),
+        f"{bench.root}/project/./.",
         f"{bench.root}//project",
     ]
     found: list[str] = []

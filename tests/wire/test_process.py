@@ -171,15 +171,17 @@ async def test_a_store_that_hangs_at_shutdown_is_given_up_and_the_process_ends(b
                 await wire.call("test/gates", wait="go")
                 # Another process that holds the database's write lock is a disk that does not answer.
                 database = next((bench.state_dir / "workspaces").glob("*/atrio.db"))
-                with subprocess.Popen(
+                holder = await trio.lowlevel.open_process(
                     [sys.executable, "-c", HOLD_LOCK, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-                ) as holder:
-                    assert holder.stdout is not None
-                    await trio.to_thread.run_sync(holder.stdout.readline)
-                    server.signal(signal.SIGTERM)
-                    with trio.fail_after(15):
-                        await server.ended()
-                    holder.communicate(b"\n")
+                )
+                assert holder.stdin is not None and holder.stdout is not None
+                assert await holder.stdout.receive_some() == b"held\n"
+                server.signal(signal.SIGTERM)
+                with trio.fail_after(15):
+                    await server.ended()
+                await holder.stdin.aclose()
+                await holder.wait()
+                await holder.stdout.aclose()
         assert "given up" in log.read_text() or "left behind" in log.read_text()
         async with spawn(bench.state_dir, "--test-hooks", "--model", model) as server:
             async with connect(server.ws, server.token) as wire:
@@ -211,10 +213,14 @@ async def test_a_second_signal_ends_the_process_at_once(bench: Harness) -> None:
                 assert await server.ended() == 128 + signal.SIGTERM
 
 
+def open_to_others(directory: Path) -> list[Path]:
+    """What in a directory somebody else may read or write."""
+    return [path for path in [directory, *directory.rglob("*")] if path.stat().st_mode & 0o077]
+
+
 async def test_files_of_the_state_directory_are_for_their_owner_alone(bench: Harness) -> None:
     with trio.fail_after(LIMIT_S):
         async with spawn(bench.state_dir) as server, connect(server.ws, server.token) as wire:
             opened = await wire.call("workspace/open", path=str(bench.directory))
             await wire.call("session/new", workspaceId=opened["workspace"]["workspaceId"])
-            for path in [bench.state_dir, *Path(bench.state_dir).rglob("*")]:
-                assert path.stat().st_mode & 0o077 == 0, path
+            assert open_to_others(bench.state_dir) == []

@@ -9,9 +9,11 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
-from atrio_protocol.events import decode_event
-from atrio_protocol.methods import Attached, OpenResult, Position
+from atrio_protocol.content import TextBlock
+from atrio_protocol.events import WorkspaceClosingEvent, decode_event
+from atrio_protocol.methods import Attached, OpenResult, Position, SessionSnapshot, WorkspaceSnapshot
 from atrio_protocol.reducer import SessionState, WorkspaceState, apply_event, apply_workspace_event
+from atrio_protocol.things import Message
 from wire.client import Wire, connect
 from wire.conftest import Harness
 from wire.steps import GATED, PLAIN, new_session, rows
@@ -101,20 +103,22 @@ async def test_attaching_in_the_middle_of_deltas_gives_the_same_final_text(bench
         async def attach_now() -> None:
             async with connect(running.ws, running.token) as late:
                 attached = await late.attach(session)
-                state = SessionState.from_snapshot(
-                    msgspec.convert(attached, Attached).snapshot,
-                    position_of(attached),  # type: ignore[arg-type]
-                )
+                state, _ = state_of(attached)
                 await late.completed(session, "one")
                 for event in numbered(late, session):
                     apply_event(state, decode_event(json.dumps(event).encode()))
-                results.append(state.messages[-1].parts[0].text)  # type: ignore[union-attr]
+                results.append(text_of(state.messages[-1]))
 
         async with trio.open_nursery() as nursery:
             for seen in range(20, 300, 40):
                 await wire.until(lambda seen=seen: len(covered(wire, session)) > seen)
                 nursery.start_soon(attach_now)
         assert results == ["tok " * 300] * 7
+
+
+def text_of(message: Message) -> str:
+    """The text of a message's text parts."""
+    return "".join(part.text for part in message.parts if isinstance(part, TextBlock))
 
 
 def position_of(attached: dict[str, Any]) -> Position:
@@ -178,7 +182,9 @@ async def test_a_thousand_readers_cost_one_encode_an_event(bench: Harness) -> No
     readers = 1000
     async with bench.serve(model=bench.script(WORK), limit_s=150) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
-        stream = running.server.workspaces.get(workspace).coordinator.loaded(session).stream  # type: ignore[union-attr]
+        loaded = running.server.workspaces.get(workspace).coordinator.loaded(session)
+        assert loaded is not None
+        stream = loaded.stream
         seen: list[str] = []
         attached = trio.Event()
         count = 0
@@ -214,8 +220,6 @@ async def test_a_workspace_stream_that_lagged_is_healed_by_opening_again(bench: 
             stream = running.server.workspaces.get(workspace).stream
             # The reader's writer is not scheduled within one synchronous step, so the ring laps it.
             view = (await wire.call("session/new", workspaceId=workspace))["session"]
-            from atrio_protocol.events import WorkspaceClosingEvent
-
             for number in range(5000):
                 stream.publish(WorkspaceClosingEvent(reason=f"padding {number}"))
             await slow.until(lambda: slow.detached)
@@ -238,10 +242,9 @@ async def test_a_reader_that_was_cut_renders_the_same_as_one_that_never_was(benc
             first = await whole.attach(session)
             opened = await whole.call("workspace/open", path=str(bench.directory))
             state, place = state_of(first)
-            space = WorkspaceState.from_snapshot(
-                msgspec.convert(opened, OpenResult).snapshot,
-                position_of(opened),  # type: ignore[arg-type]
-            )
+            listed = msgspec.convert(opened, OpenResult).snapshot
+            assert isinstance(listed, WorkspaceSnapshot)
+            space = WorkspaceState.from_snapshot(listed, position_of(opened))
             cut_state, _ = state_of(first)
 
             async def follow() -> None:
@@ -306,8 +309,9 @@ def without_epoch(event: dict[str, Any]) -> dict[str, Any]:
 
 def state_of(attached: dict[str, Any]) -> tuple[SessionState, dict[str, Any]]:
     snapshot = msgspec.convert(attached, Attached).snapshot
+    assert isinstance(snapshot, SessionSnapshot)
     place = {"epoch": attached["stream"]["epoch"], "seq": attached["stream"]["seq"]}
-    return SessionState.from_snapshot(snapshot, position_of(attached)), place  # type: ignore[arg-type]
+    return SessionState.from_snapshot(snapshot, position_of(attached)), place
 
 
 @pytest.mark.scenario("D2")

@@ -1,4 +1,8 @@
-"""`initialize` and `ping`: the connection itself."""
+"""`initialize` and `ping`: the connection itself.
+
+`initialize` decides who the author of everything is that this connection does;
+that it comes first, and once, is the dispatcher's rule.
+"""
 
 import uuid
 

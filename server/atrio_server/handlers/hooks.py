@@ -1,4 +1,8 @@
-"""`test/*`: where a test harness stops the server and looks. Only there with `--test-hooks`."""
+"""`test/*`: where a test harness stops the server and looks.
+
+These methods exist only with `--test-hooks`; the dispatcher sees to that. What
+they stop and show is in `atrio_agent.gates` and in the sessions.
+"""
 
 import math
 
@@ -20,15 +24,14 @@ from atrio_server.calls import Caller, Later, Reply
 from atrio_server.handlers.finding import find_session
 from atrio_server.server import Server
 
-__all__ = ["test_gates", "test_hold", "test_release", "test_requests"]
+__all__ = ["gates", "hold", "release", "requests"]
 
 
-async def test_gates(server: Server, _caller: Caller, params: GatesParams) -> Reply | Later:
+async def gates(server: Server, _caller: Caller, params: GatesParams) -> Reply | Later:
     """Who waits at which gate; with ``wait``, once that gate has so many waiters."""
-    gates = server.gates
 
     def look() -> GatesResult:
-        waiters = gates.waiters()
+        waiters = server.gates.waiters()
         return GatesResult(
             waiting=tuple(dict.fromkeys(waiter.gate for waiter in waiters)),
             waiters=tuple(
@@ -43,26 +46,26 @@ async def test_gates(server: Server, _caller: Caller, params: GatesParams) -> Re
 
     async def wait() -> GatesResult:
         with trio.move_on_after(wait_s):
-            await gates.wait_for(gate, params.count)
+            await server.gates.wait_for(gate, params.count)
         return look()
 
     return Later(wait, by_design=True)
 
 
-async def test_release(server: Server, _caller: Caller, params: ReleaseParams) -> ReleaseResult:
+async def release(server: Server, _caller: Caller, params: ReleaseParams) -> ReleaseResult:
     """Let one waiter of a gate go on, or that run's, or all."""
     released = server.gates.release(params.gate, run_id=given(params.run_id, "") or None, everyone=params.all)
     return ReleaseResult(released=released)
 
 
-async def test_hold(server: Server, _caller: Caller, params: HoldParams) -> Empty:
+async def hold(server: Server, _caller: Caller, params: HoldParams) -> Empty:
     """Stop the session's next step of a kind at the gate of that name."""
     _, session = await find_session(server, params)
     server.gates.hold(params.point, session.session_id)
     return Empty()
 
 
-async def test_requests(server: Server, _caller: Caller, params: SessionParams) -> RequestsResult:
+async def requests(server: Server, _caller: Caller, params: SessionParams) -> RequestsResult:
     """What the models were asked in this session."""
     _, session = await find_session(server, params)
     return RequestsResult(requests=tuple(session.requests))

@@ -5,7 +5,7 @@ a cancel as a whole, is one synchronous step; only the reply waits for what was
 put on its way to the store.
 """
 
-import os
+from pathlib import Path
 
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Cancelled, Session
@@ -53,7 +53,7 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
         raise ServerClosing("The server is closing; connect again in a moment.")
     if workspace.state != "open":
         raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
-    if not os.path.isdir(workspace.path):  # one stat call; waiting for a thread would break the order of acceptance
+    if not _is_there(workspace.path):
         raise PathNotFound(f"The workspace's directory {workspace.path} is gone.")
     model_id = given(params.model, "") or None
     server.models.get(model_id or session.profile.row.model)
@@ -116,6 +116,11 @@ async def session_clear_queue(server: Server, caller: Caller, params: SessionPar
         return ClearQueueResult(cancelled=tuple(run.run_id for run in named))
 
     return Later(answer)
+
+
+def _is_there(directory: Path) -> bool:
+    """Look once, without a thread: waiting for one would break the order of acceptance."""
+    return directory.is_dir()
 
 
 async def _repeat(workspace: Workspace, session: Session, run_id: str, run: LiveRun | None) -> PromptResult:

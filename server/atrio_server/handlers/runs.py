@@ -1,4 +1,8 @@
-"""`run/*`: what became of a prompt."""
+"""`run/*`: what became of a prompt.
+
+A run that is open is told from memory, one that is completed from the store.
+Nothing here changes a run.
+"""
 
 import math
 

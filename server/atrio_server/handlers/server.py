@@ -1,4 +1,8 @@
-"""`server/*` and `model/list`: the server itself."""
+"""`server/*` and `model/list`: the server itself.
+
+A shutdown that is asked for here is the one that a signal begins; the answer
+does not wait for it.
+"""
 
 import os
 import time

@@ -1,4 +1,8 @@
-"""`session/*` and `message/get`: conversations as things, apart from running them."""
+"""`session/*` and `message/get`: conversations as things, apart from running them.
+
+What changes a session is done by its owner; a request here begins the change
+and waits until it is stored. Prompts and cancels are in `prompts`.
+"""
 
 from atrio_agent.export import export_json, export_markdown
 from atrio_agent.lifetime import Errand

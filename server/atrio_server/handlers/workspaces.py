@@ -1,4 +1,8 @@
-"""`workspace/*`, `client/list` and `session/view`: directories, and who is in them."""
+"""`workspace/*`, `session/list`, `client/list` and `session/view`: directories, and who is in them.
+
+Claims and presence are taken in the same synchronous step in which a workspace
+is found. None of these methods opens a workspace by its id: only by its path.
+"""
 
 import msgspec
 
