@@ -23,6 +23,7 @@ from atrio_agent.ground import Ground
 from atrio_agent.lifetime import Deadlines, Errand, Errands
 from atrio_agent.models.choose import Models
 from atrio_agent.profile import session_view
+from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
 from atrio_agent.store.base import DeleteSessions, Loaded, PutSession, SessionRow, Store, StoreFailed
 from atrio_agent.streams import Rings, Stream
@@ -145,6 +146,14 @@ class Coordinator:
     def active_run_count(self) -> int:
         """How many runs their sessions have taken."""
         return sum(held.session.active is not None for held in self._held.values())
+
+    def find_open_run(self, run_id: str) -> LiveRun | None:
+        """A run that is not completed; it may still be on its way to the store."""
+        for held in self._held.values():
+            run = held.session.find_open(run_id)
+            if run is not None:
+                return run
+        return None
 
     def close(self) -> None:
         """Refuse new work and cancel every run. Does not wait; safe to call twice."""

@@ -109,6 +109,10 @@ class Workspaces:
             RunNotFound: No workspace can have it.
             ServerClosing, StorageUnavailable: It cannot be looked for now.
         """
+        for workspace in self.all():
+            # Looked for here first: a run may be accepted and not yet be in the index.
+            if workspace.state != "closed" and workspace.coordinator.find_open_run(run_id) is not None:
+                return workspace
         try:
             claimed = await self._index.find_run(run_id)
         except StoreFailed as exc:

@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from atrio_agent.runs import LiveRun
+from atrio_agent.store.base import StoreFailed
 from atrio_protocol.errors import RunNotFound, WorkspaceClosing
 from atrio_protocol.methods import RunListParams, RunListResult, RunParams, RunResult, RunWaitParams
 from atrio_protocol.things import Run
@@ -26,7 +27,7 @@ async def run_get(server: Server, _caller: Caller, params: RunParams) -> Later:
     workspace = await server.workspaces.of_run(params.run_id)
 
     async def read() -> RunResult:
-        run = _live(workspace, params.run_id)
+        run = await _open_run(workspace, params.run_id)
         if run is not None:
             return RunResult(run=run.view(whole=not run.completed))
         return RunResult(run=await _stored(workspace, params.run_id))
@@ -40,7 +41,7 @@ async def run_wait(server: Server, _caller: Caller, params: RunWaitParams) -> La
     timeout_ms = params.timeout_ms if isinstance(params.timeout_ms, int) else None
 
     async def wait() -> RunResult:
-        run = _live(workspace, params.run_id)
+        run = await _open_run(workspace, params.run_id)
         if run is not None:
             with trio.move_on_after(math.inf if timeout_ms is None else timeout_ms / 1000):
                 await run.done.wait()
@@ -66,18 +67,20 @@ async def run_list(server: Server, _caller: Caller, params: RunListParams) -> La
     return Later(read)
 
 
-def _live(workspace: Workspace, run_id: str) -> LiveRun | None:
-    """The run, if it is announced and not completed."""
-    for session in workspace.coordinator.sessions():
-        run = session.find_open(run_id)
-        if run is not None and run.announced:
-            return run
-    return None
+async def _open_run(workspace: Workspace, run_id: str) -> LiveRun | None:
+    """The run, if it is accepted for good and not completed."""
+    run = workspace.coordinator.find_open_run(run_id)
+    if run is not None:
+        try:
+            await run.commit.wait()
+        except StoreFailed:
+            return None
+    return run
 
 
 def _now(workspace: Workspace, stored: Run) -> Run:
     """A run of a list: as it stands where it is open, else as it is stored."""
-    run = None if stored.state == "completed" else _live(workspace, stored.run_id)
+    run = None if stored.state == "completed" else workspace.coordinator.find_open_run(stored.run_id)
     return stored if run is None else run.view()
 
 
@@ -86,7 +89,4 @@ async def _stored(workspace: Workspace, run_id: str) -> Run:
         run = await workspace.store.run(run_id)
     if run is None or workspace.coordinator.deleted(run.session_id):
         raise RunNotFound(f"There is no run {run_id!r}.", runId=run_id)
-    if run.state == "completed":
-        return msgspec.structs.replace(run, prompt=msgspec.UNSET)
-    live = _live(workspace, run_id)  # it was announced while the store was read
-    return run if live is None else live.view(whole=True)
+    return msgspec.structs.replace(run, prompt=msgspec.UNSET)
