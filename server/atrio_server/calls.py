@@ -42,6 +42,9 @@ class Caller:
     author: Author | None = None
     on_close: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     """Called once, in order, when the connection is gone."""
+    check_waiting: Callable[[], None] = field(default=lambda: None)
+    """Raises `Overloaded` when the connection has as many requests that wait by design as it may.
+    For a handler that changes something before it waits; for the others the socket sees to it."""
 
 
 class AttachReply(NamedTuple):

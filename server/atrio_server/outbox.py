@@ -100,8 +100,7 @@ class Outbox:
             Overloaded: Too many wait by design. The request is not answered yet.
         """
         if later.by_design:
-            if self._waiting >= self._max_waiting:
-                raise Overloaded(f"{self._max_waiting} requests of this connection wait already.")
+            self.check_waiting()
             work.by_design = True
             self._waiting += 1
             self._in_flight -= 1
@@ -114,6 +113,15 @@ class Outbox:
         earlier = [answered for other, answered in self._ordered.items() if other.touches & work.touches]
         self._ordered[work] = trio.Event()
         return earlier
+
+    def check_waiting(self) -> None:
+        """Refuse a request that would wait by design when too many do.
+
+        Raises:
+            Overloaded: Too many wait.
+        """
+        if self._waiting >= self._max_waiting:
+            raise Overloaded(f"{self._max_waiting} requests of this connection wait already.")
 
     def answer(self, work: Work, outcome: Reply | WireError) -> None:
         """Settle a request. Once for each."""

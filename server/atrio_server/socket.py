@@ -73,6 +73,7 @@ class Connection:
         self._parsing = parsing
         self._attachments = Attachments(self._wake)
         self._outbox = Outbox(self._wake, max_in_flight=MAX_IN_FLIGHT, max_waiting=MAX_WAITING)
+        caller.check_waiting = self._outbox.check_waiting
         self._news: trio.Event | None = None
         self._reading = trio.CancelScope()
         self._closing: tuple[int, str] | None = None

@@ -75,6 +75,9 @@ async def kinds_of_one_connection(wire: Wire, running: Running, workspace: str, 
         await wire.send("run/wait", runId="active")
     overloaded = await wire.refused("run/wait", runId="active")
     kinds.add(overloaded.kind)
+    refusal = await wire.refused("session/cancel", sessionId=session, wait=True)
+    assert refusal.kind == overloaded.kind  # and nothing was cancelled
+    assert (await wire.call("run/get", runId="active"))["run"]["state"] == "running"
 
     async with connect(running.ws, running.token) as other:
         waiting = await other.send("run/wait", runId="active")

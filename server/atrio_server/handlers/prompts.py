@@ -79,6 +79,8 @@ async def session_cancel(server: Server, caller: Caller, params: CancelParams) -
     _, session = await find_session(server, params)
     run_id = given(params.run_id, "")
     author = author_of(caller)
+    if params.wait:
+        caller.check_waiting()
     if not run_id:
         cancelled = session.cancel(by=author, mine=params.scope == "mine")
     else:
