@@ -15,7 +15,7 @@ from atrio_agent.store.memory import MemoryDisk, MemoryRunIndex, open_memory_sto
 from atrio_agent.store.sqlite import SqliteStore, open_sqlite_store
 from atrio_protocol.ids import workspace_id_for
 
-__all__ = ["MemoryState", "SqliteState", "State"]
+__all__ = ["MemoryState", "SqliteState", "State", "end_of_process"]
 
 
 class State(Protocol):
@@ -54,3 +54,9 @@ class SqliteState:
         workspace_id = workspace_id_for(name)
         await self.index.register_workspace(workspace_id, f"/{name}", name)
         return open_sqlite_store(self.path(name), index=self.index, workspace_id=workspace_id)
+
+
+def end_of_process(store: SqliteStore) -> None:
+    """Close what a store that was given up has left open."""
+    store._database._opened.read_connection.close()
+    store._database._opened.write_connection.close()

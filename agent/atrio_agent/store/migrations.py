@@ -8,6 +8,7 @@ This module imports sqlite-utils, which takes its time: import it in a worker
 thread only. What the columns mean is said by `atrio_agent.store.tables`.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -31,7 +32,8 @@ def migrate(database: Database, steps: Migrations, path: Path) -> None:
         StoreFailed: A newer version made it. Nothing was changed.
         sqlite3.Error: A step failed and was undone; those before it stay.
     """
-    known = {step.name for step in steps.pending(Database(memory=True))}
+    with closing(Database(memory=True)) as empty:
+        known = {step.name for step in steps.pending(empty)}
     ahead = {step.name for step in steps.applied(database)} - known
     if ahead:
         raise StoreFailed(f"{path} was made by a newer version of Atrio (it has {min(ahead)}). Use that version.")
@@ -77,7 +79,7 @@ def _workspace_first(database: Database) -> None:
     )
     sessions.create_index(["session_id"], unique=True)
     sessions.create_index(["updated_at", "touched"])
-    sessions.create_index(["parent_session_id"])
+    sessions.create_index(["parent_session_id", "updated_at", "touched"])
     database.table("deleted").create({"session_id": str}, pk="session_id", strict=True)
 
     messages = database.table("messages")

@@ -4,7 +4,7 @@ import pytest
 
 from atrio_agent.store.base import DeleteSessions, RunIdTaken, Store, StoreFailed
 from atrio_protocol.ids import new_id, workspace_id_for
-from store_rig import SqliteState, State
+from store_rig import SqliteState, State, end_of_process
 from store_samples import accept, complete, put_session
 
 ONE, TWO = workspace_id_for("one"), workspace_id_for("two")
@@ -213,6 +213,7 @@ async def test_what_the_index_lost_is_put_back_after_a_crash(sqlite_state: Sqlit
         await session(store, "s1")
         await store.write_soon(accept("mine", client_made=True)).wait()
         store.set_close_deadline(0)  # long past: it is left as a crash leaves it
+    end_of_process(store)
     sqlite_state.index.free(ONE, {"mine": "s1"})
     assert await sqlite_state.index.find_run("mine") is None
 

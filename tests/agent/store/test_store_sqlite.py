@@ -28,7 +28,7 @@ from atrio_agent.store.writer import Call
 from atrio_protocol.ids import workspace_id_for
 from atrio_protocol.parts import ToolCallPart, ToolResultPart
 from atrio_protocol.struct import UNSET
-from store_rig import SqliteState
+from store_rig import SqliteState, end_of_process
 from store_samples import accept, append, complete, finish, put, put_session, stored, text_of, texts
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -218,8 +218,7 @@ async def test_a_store_that_hangs_is_given_up_at_its_deadline_and_left_open(sqli
     # The thread comes back and commits; nobody was told so, and the next opening recovers it.
     async with store._database._writing:
         pass
-    store._database._opened.read_connection.close()
-    store._database._opened.write_connection.close()
+    end_of_process(store)
     async with await sqlite_state.open() as again:
         found = await again.run("r1")
     assert found is not None
