@@ -190,7 +190,7 @@ class _Door:
     async def _read_head(self, stream: GuardedStream) -> tuple[Head, Body]:
         with trio.move_on_after(self.limits.head_s):
             return await read_head(stream)
-        raise Refused(408, "head_too_slow", f"a request head must be complete within {self.limits.head_s:g} s")
+        raise Refused(400, "head_too_slow", f"a request head must be complete within {self.limits.head_s:g} s")
 
     def _check(self, head: Head, body: Body, local_address: str) -> tuple[Identity | None, bool]:
         """Who sends this, and whether it becomes a WebSocket; in the order that the contract asks for."""

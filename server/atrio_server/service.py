@@ -32,12 +32,13 @@ from atrio_agent.store.index import SqliteRunIndex, open_run_index
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.streams import Rings
 from atrio_agent.tools.registry import read_only_tools
+from atrio_protocol.limits import MAX_CONNECTIONS
 from atrio_server.auth import Access, Identity, host_literal
 from atrio_server.calls import Caller
 from atrio_server.config import Settings
 from atrio_server.dispatch import Dispatcher
 from atrio_server.door import PeerAddress, serve_door
-from atrio_server.listen import Listening, TlsFiles, open_listeners
+from atrio_server.listen import Listening, TlsFiles, allow_open_files, open_listeners
 from atrio_server.logs import LogSink, configure_logs
 from atrio_server.server import Server
 from atrio_server.socket import serve_connection
@@ -52,6 +53,9 @@ __all__ = ["Running", "open_service", "run_server"]
 
 INDEX_FILE: Final = "index.db"
 DATABASE_FILE: Final = "atrio.db"
+
+OTHER_FILES: Final = 512
+"""Open files beside the clients' connections: databases, providers, what tools read."""
 
 GOING_AWAY: Final = 1001
 
@@ -261,6 +265,7 @@ def run_server(settings: Settings) -> int:
 
 
 async def _run_server(settings: Settings) -> int:
+    allow_open_files(MAX_CONNECTIONS + OTHER_FILES)
     sink = LogSink()
     configure_logs(sink, settings.log_format)
     failed: Exception | None = None
