@@ -231,7 +231,6 @@ async def test_a_model_is_asked_for_by_flag_or_variable_unless_it_is_the_default
     assert asked == ["openai/x", "openai/y", None, f"script:{atrio.directory / 'here.json'}"]
 
 
-@pytest.mark.scenario("E8")
 @pytest.mark.parametrize("frames", [4, 5, 7, 9])
 async def test_a_connection_that_breaks_on_the_way_is_mended(atrio: Atrio, frames: int) -> None:
     server = FakeServer()
@@ -243,7 +242,6 @@ async def test_a_connection_that_breaks_on_the_way_is_mended(atrio: Atrio, frame
     assert len(server.sessions["s2"].runs) == 1
 
 
-@pytest.mark.scenario("E8")
 async def test_a_lost_answer_to_the_prompt_does_not_make_a_second_run(atrio: Atrio) -> None:
     server = FakeServer()
     server.swallow = {"session/prompt"}
@@ -254,7 +252,6 @@ async def test_a_lost_answer_to_the_prompt_does_not_make_a_second_run(atrio: Atr
     assert len(server.sessions["s2"].runs) == 1
 
 
-@pytest.mark.scenario("E8")
 async def test_an_end_that_was_missed_for_good_is_told_by_the_snapshot(atrio: Atrio) -> None:
     server = FakeServer()
     server.on_prompt = stall
@@ -269,7 +266,6 @@ async def test_an_end_that_was_missed_for_good_is_told_by_the_snapshot(atrio: At
     assert "the server died" in done.err
 
 
-@pytest.mark.scenario("E8")
 async def test_a_server_that_is_gone_for_good_is_never_a_success(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,7 +304,6 @@ async def test_a_server_that_is_gone_for_good_is_never_a_success(
     assert 28 <= trio.current_time() <= 31
 
 
-@pytest.mark.scenario("E9")
 async def test_another_runs_failure_is_not_ours(atrio: Atrio) -> None:
     def foreign_failure_first(session: FakeSession, run: Json) -> None:
         foreign = run_json(session.session_id, "foreign", "theirs")

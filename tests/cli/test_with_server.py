@@ -5,7 +5,8 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,19 @@ import trio
 import trio.lowlevel
 
 from atrio_process import COMMAND, Atrio, Done
+from atrio_protocol import methods
+from atrio_protocol.content import TextBlock
+from atrio_protocol.errors import WorkspaceNotFound
+from atrio_protocol.events import Event, RunCompleted
+from atrio_protocol.reducer import SessionState, WorkspaceState, apply_event, apply_workspace_event
+from atrio_server.client import Client, Resync, open_client
+from atrio_server.client.link import dial_tcp
 
 SCRIPT: dict[str, Any] = {
     "name": "test",
     "turns": [
         {"match": "^wait", "responses": [[{"say": "before "}, {"gate": "go"}, {"say": "after"}]]},
+        {"match": "^hold", "responses": [[{"gate": "go"}, {"fail": {"kind": "provider_error", "message": "Broken."}}]]},
         {
             "match": "^fail",
             "responses": [[{"say": "some "}, {"fail": {"kind": "provider_error", "message": "Broken."}}]],
@@ -228,6 +237,128 @@ async def test_files_and_piped_text_reach_the_model(atrio: Atrio) -> None:
     done = await atrio("run", "-q", "say", "-f", "a.txt", stdin=b"piped words")
     assert done.code == 0
     assert "piped words" in done.out
+
+
+@asynccontextmanager
+async def connected(state_dir: Path, **more: Any) -> AsyncGenerator[Client]:
+    """A client of this process."""
+    record = json.loads((state_dir / "server.json").read_text())
+    token = (state_dir / "token").read_text().strip()
+    with trio.fail_after(60):
+        async with open_client(record["ws"], token, client_name="test", **more) as client:
+            yield client
+
+
+@pytest.mark.scenario("E9")
+async def test_another_runs_failure_is_not_ours(atrio: Atrio, state_dir: Path) -> None:
+    assert (await atrio("run", "--no-wait", "hold it")).code == 0
+    async with connected(state_dir) as client, atrio.started("run", "-c", "hello") as ours:
+        await ours.read_err("waiting for 1 other prompt")
+        await client.call("test/release", methods.ReleaseParams(gate="go"))
+        done = await ours.end()
+    assert (done.code, done.out) == (0, "you said: hello\n")
+    listed = await atrio("runs", "--json")
+    assert [json.loads(line)["stopReason"] for line in listed.out.splitlines()] == ["end_turn", "error"]
+
+
+class CutStream(trio.abc.Stream):
+    """A connection that breaks after so many bytes from the server."""
+
+    def __init__(self, stream: trio.abc.Stream, after_bytes: int) -> None:
+        self.stream = stream
+        self.left = after_bytes
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self.left <= 0:
+            await trio.aclose_forcefully(self.stream)
+        data = await self.stream.receive_some(min(max_bytes or self.left, max(self.left, 1)))
+        self.left -= len(data)
+        return data
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@pytest.mark.scenario("E8")
+@pytest.mark.parametrize("after_bytes", [900, 2_500, 3_700, 5_100, 9_000])
+async def test_connections_that_break_at_any_byte_lose_and_repeat_nothing(
+    atrio: Atrio, state_dir: Path, after_bytes: int
+) -> None:
+    dials = 0
+
+    async def dial(url: str) -> trio.abc.Stream:
+        nonlocal dials
+        dials += 1
+        return CutStream(await dial_tcp(url), after_bytes + 600 * dials)
+
+    async with connected(state_dir) as steady:
+        opened = await steady.call("workspace/open", methods.OpenParams(path=str(atrio.directory)))
+        params = methods.SessionNewParams(workspace_id=opened.workspace.workspace_id)
+        session_id = (await steady.call("session/new", params)).session.session_id
+    run_id = f"r-{after_bytes}"
+    state: SessionState | None = None
+    async with connected(state_dir, dial=dial) as client:
+        prompt = methods.PromptParams(session_id=session_id, prompt=(TextBlock(text="count"),), run_id=run_id)
+        with client.session(session_id, watch=(run_id,)) as stream:
+            await client.call("session/prompt", prompt)
+            async for item in stream:
+                if isinstance(item, Resync):
+                    state = SessionState.from_snapshot(item.snapshot, item.position)
+                elif isinstance(item, Event):
+                    assert state is not None
+                    apply_event(state, item)  # refuses a gap and a repeat
+                    if isinstance(item, RunCompleted):
+                        break
+        stored = await client.call("session/messages", methods.MessagesParams(session_id=session_id))
+        runs = await client.call("run/list", methods.RunListParams(session_id=session_id))
+    assert state is not None
+    assert [message.parts for message in state.messages] == [message.parts for message in stored.messages]
+    assert runs.runs[0].text == "tok " * 50
+    assert len(runs.runs) == 1
+    assert dials > 1
+
+
+async def test_a_workspace_is_read_across_reconnects_and_claimed_by_its_reader(atrio: Atrio, state_dir: Path) -> None:
+    links: list[trio.abc.Stream] = []
+
+    async def dial(url: str) -> trio.abc.Stream:
+        links.append(await dial_tcp(url))
+        return links[-1]
+
+    async def cut(client: Client) -> None:
+        back = trio.Event()
+        client.on_connection = lambda there: back.set() if there else None
+        await trio.aclose_forcefully(links[-1])
+        await back.wait()
+
+    made: list[str] = []
+    async with connected(state_dir, dial=dial) as client:
+        with client.workspace(str(atrio.directory)) as stream:
+            first = await anext(stream)
+            assert isinstance(first, Resync)
+            assert stream.workspace is not None
+            of_workspace = methods.WorkspaceParams(workspace_id=stream.workspace.workspace_id)
+            state = WorkspaceState.from_snapshot(first.snapshot, first.position)
+            for title in ("one", "two", "three"):
+                await cut(client)
+                params = methods.SessionNewParams(workspace_id=of_workspace.workspace_id, title=title)
+                made.append((await client.call("session/new", params)).session.session_id)
+                while len(state.sessions) < len(made):
+                    item = await anext(stream)
+                    assert isinstance(item, Event)
+                    apply_workspace_event(state, item)  # refuses a gap and a repeat
+            clients = (await client.call("client/list", of_workspace)).clients
+            assert [each.client_id for each in clients] == [client.client_id]
+        with suppress(WorkspaceNotFound):  # it was the last one: the workspace closes, or is closed
+            assert (await client.call("workspace/get", of_workspace)).workspace.state == "closing"
+    assert [session.title for session in state.sessions.values()] == ["one", "two", "three"]
+    assert len(links) == 4
 
 
 @pytest.mark.scenario("S15")

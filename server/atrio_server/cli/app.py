@@ -5,6 +5,7 @@ help. A command returns its exit code; whatever it raises becomes one sentence o
 stderr, and a traceback only with ``ATRIO_DEBUG=1``.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,9 @@ def make_app() -> App:
 def run_command(argv: Sequence[str] | None) -> int:
     """Run a command and return its exit code."""
     tokens = [STDIN if word == "-" else word for word in (sys.argv[1:] if argv is None else argv)]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to end
     try:
         code = make_app()(tokens)
         sys.stdout.flush()

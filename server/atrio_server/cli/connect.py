@@ -7,9 +7,10 @@ nobody but that directory's server and servers on this machine.
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import trio
@@ -18,7 +19,7 @@ from atrio_protocol.methods import OpenParams, OpenResult, RunListParams, Sessio
 from atrio_protocol.version import VERSION
 from atrio_server.cli.failure import Exit, Failure
 from atrio_server.cli.output import say
-from atrio_server.client import Address, Client, open_client
+from atrio_server.client import Address, Client, ServerGone, open_client
 from atrio_server.config import state_dir_setting
 from atrio_server.discover import Found, find_or_start, find_server
 from atrio_server.statedir import StateDirUnsafe
@@ -33,6 +34,9 @@ __all__ = [
     "open_workspace",
     "run_with_client",
 ]
+
+LEAVING_S: Final = 12.0
+"""How long a server may take to end, with a margin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,26 +66,44 @@ def run_with_client(target: Target, work: Callable[[Client], Awaitable[int]]) ->
 async def open_connection(target: Target, *, found: Found | None = None) -> AsyncGenerator[Client]:
     """Find the server (or take ``found``), connect, and tell people when the connection is lost and back."""
     url = target.server or os.environ.get("ATRIO_SERVER")
-    if url and found is None:
-        first = Address(_socket_url(url), _token(target, url))
-        locate = None
-    else:
-        state_dir = target.resolved_state_dir()
-        server = found or await find_or_start(state_dir)
-        first = Address(server.ws, server.token)
-        if server.version != VERSION:
-            say(
-                f"the running server (pid {server.pid}) is version {server.version} and this is {VERSION}; "
-                f"to change it, stop it (kill {server.pid}) and the next command starts a new one"
-            )
-        locate = None if found else _locator(first, state_dir)
-    async with open_client(
-        first.url, first.token, client_name="atrio", user_name=_user_name(os.environ), locate=locate
-    ) as client:
+    async with AsyncExitStack() as stack:
+        if found is not None:
+            client = await stack.enter_async_context(_open(Address(found.ws, found.token)))
+        elif url:
+            client = await stack.enter_async_context(_open(Address(_socket_url(url), _token(target, url))))
+        else:
+            client = await _connect_to_own(stack, target.resolved_state_dir())
         client.on_connection = lambda there: say(
             "connected again" if there else "the connection is lost; looking for the server"
         )
         yield client
+
+
+async def _connect_to_own(stack: AsyncExitStack, state_dir: Path) -> Client:
+    """Connect to the state directory's server, started if need be."""
+    try_until = trio.current_time() + LEAVING_S
+    while True:
+        found = await find_or_start(state_dir)
+        first = Address(found.ws, found.token)
+        try:
+            client = await stack.enter_async_context(_open(first, _locator(first, state_dir)))
+        except ServerGone:
+            # One that is about to end is still found, and lets nobody in.
+            if found.started or trio.current_time() > try_until:
+                raise
+            await trio.sleep(0.1)
+            continue
+        if found.version != VERSION:
+            say(
+                f"the running server (pid {found.pid}) is version {found.version} and this is {VERSION}; "
+                f"to change it, stop it (kill {found.pid}) and the next command starts a new one"
+            )
+        return client
+
+
+def _open(first: Address, locate: Callable[[], Address] | None = None) -> AbstractAsyncContextManager[Client]:
+    user_name = _user_name(os.environ)
+    return open_client(first.url, first.token, client_name="atrio", user_name=user_name, locate=locate)
 
 
 async def open_workspace(client: Client, directory: str | None) -> OpenResult:

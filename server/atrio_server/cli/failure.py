@@ -88,6 +88,8 @@ def explain(error: BaseException) -> tuple[Exit, str] | None:
             return Exit.USAGE, str(error)
         case ClientError() | CannotStart() | StateDirLocked() | StateDirUnsafe() | TokenFileUnsafe():
             return Exit.UNREACHABLE, str(error)
+        case UnicodeEncodeError():
+            return Exit.USAGE, f"what was given is no text in UTF-8: {error.object!r:.80}"
         case OSError():
             return Exit.OTHER, f"{error.filename}: {error.strerror}" if error.filename else str(error)
         case _:

@@ -44,8 +44,9 @@ def print_json(raw: bytes, **more: str) -> None:
     line = raw
     for name, value in more.items():
         line = b"%b,%b:%b}" % (line[:-1], msgspec.json.encode(name), msgspec.json.encode(value))
-    sys.stdout.write(line.decode() + "\n")
     sys.stdout.flush()
+    sys.stdout.buffer.write(line + b"\n")  # UTF-8, whatever the terminal's encoding is
+    sys.stdout.buffer.flush()
 
 
 def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,7 +6,6 @@ be about.
 """
 
 import base64
-import mimetypes
 import os
 import select
 import stat
@@ -45,7 +44,8 @@ def read_prompt(words: Sequence[str], files: Sequence[str]) -> tuple[ContentBloc
         Failure: There is nothing to send, or something cannot be read or is too large.
     """
     asked_for = STDIN in words
-    text = " ".join(word for word in words if word != STDIN)
+    # What is not UTF-8 on the command line becomes readable enough.
+    text = " ".join(word for word in words if word != STDIN).encode(errors="surrogateescape").decode(errors="replace")
     blocks: list[ContentBlock] = [TextBlock(text=text)] if text.strip() else []
     piped = _read_stdin(sys.stdin, patient=asked_for or not blocks)
     if asked_for and piped is None:
@@ -56,7 +56,7 @@ def read_prompt(words: Sequence[str], files: Sequence[str]) -> tuple[ContentBloc
     blocks += [_file_block(name) for name in files]
     if not blocks:
         raise Failure(Exit.USAGE, 'there is nothing to ask; say it as in: atrio run "map this project"')
-    size = sum(len(block.text.encode(errors="surrogatepass")) for block in blocks if isinstance(block, TextBlock))
+    size = sum(len(block.text.encode()) for block in blocks if isinstance(block, TextBlock))
     if size > MAX_PROMPT_BYTES:
         raise Failure(Exit.USAGE, f"the prompt is longer than {MAX_PROMPT_BYTES} bytes; attach it with -f instead")
     return tuple(blocks)
@@ -93,6 +93,8 @@ def _file_block(name: str) -> ContentBlock:
     uri = path.absolute().as_uri()
     if image := _image_type(data):
         return ImageBlock(mime_type=image, data=base64.b64encode(data).decode(), uri=uri)
+    import mimetypes
+
     guessed = mimetypes.guess_type(name)[0] or UNSET
     try:
         return ResourceBlock(resource=ResourceContents(uri=uri, mime_type=guessed, text=data.decode()))

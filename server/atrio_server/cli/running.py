@@ -8,7 +8,6 @@ never ends well without having seen its run's end.
 
 import os
 import signal
-import tempfile
 import uuid
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ from atrio_server.cli.failure import Exit, Failure, exit_of_run
 from atrio_server.cli.lines import JsonLines
 from atrio_server.cli.output import print_result, say
 from atrio_server.cli.transcript import Transcript
-from atrio_server.cli.whole_file import check_writable, write_whole
 from atrio_server.client import Client, ClientError, Detached, ReplyLost, Resync, SessionStream
 from atrio_server.discover import Found, open_own_server
 
@@ -70,6 +68,8 @@ def absolute_model(model: str) -> str:
 def carry_out(order: Order, target: Target, *, standalone: bool) -> int:
     """Do it, and return the exit code."""
     if order.output is not None:
+        from atrio_server.cli.whole_file import check_writable
+
         check_writable(order.output)
     if not standalone:
         return trio.run(follow_order, order, target, None)
@@ -77,6 +77,8 @@ def carry_out(order: Order, target: Target, *, standalone: bool) -> int:
     own = replace(order, model=None)
     if target.state_dir is not None:
         return trio.run(follow_order, own, target, open_own_server(target.resolved_state_dir(), model=order.model))
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="atrio-", ignore_cleanup_errors=True) as directory:
         return trio.run(follow_order, own, target, open_own_server(Path(directory).resolve(), model=order.model))
 
@@ -215,6 +217,8 @@ class _Command:
         code, sentence = exit_of_run(run)
         output = self.order.output
         if output is not None and code == Exit.OK:
+            from atrio_server.cli.whole_file import write_whole
+
             write_whole(output, run.text or "")
         if code != Exit.OK:
             say(f"atrio: {sentence}" + (f"; {output} is left as it was" if output else ""))

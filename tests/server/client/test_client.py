@@ -116,7 +116,6 @@ async def test_connections_that_are_all_cut_still_come_to_the_end(autojump_clock
     assert server.connections > 2
 
 
-@pytest.mark.scenario("A10")
 async def test_a_prompt_whose_answer_was_lost_is_sent_again_and_runs_once(autojump_clock: MockClock) -> None:
     server = FakeServer()
     server.swallow = {"session/prompt"}
