@@ -47,6 +47,8 @@ SAME_CALL_WINDOW: Final = 10
 SAME_CALL_LIMIT: Final = 5
 """More than this many equal tool calls with equal results among the last ten is a loop."""
 
+_NO_TEXT: Final = "The tool {name} found something that is not valid text."
+
 log = structlog.get_logger("atrio.loop")
 
 
@@ -173,15 +175,13 @@ async def _run_calls(host: TurnHost, message: LiveMessage, calls: list[Call]) ->
         await host.hold("tool.start")
         _mark(host, message, call, "in_progress")
         outcome = await _run_call(host, call)
-        result = ToolResultPart(
-            tool_call_id=call.tool_call_id,
-            name=call.name,
-            content=outcome.content,
-            is_error=outcome.is_error,
-            diffs=outcome.diffs or UNSET,
-            exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
-            truncated=outcome.truncated or UNSET,
-        )
+        result = _result(call, outcome)
+        try:
+            msgspec.json.encode(result)
+        except UnicodeEncodeError:
+            # Half characters: nothing could store or send it, and the turn would have no end.
+            outcome = ToolOutcome(content=(TextBlock(text=_NO_TEXT.format(name=call.name)),), is_error=True)
+            result = _result(call, outcome)
         if results is None:
             results = host.scribe.draft(run_id=host.run.run_id, role="tool", parts=(result,))
             host.scribe.announce(results)
@@ -194,13 +194,24 @@ async def _run_calls(host: TurnHost, message: LiveMessage, calls: list[Call]) ->
     return signatures
 
 
+def _result(call: Call, outcome: ToolOutcome) -> ToolResultPart:
+    return ToolResultPart(
+        tool_call_id=call.tool_call_id,
+        name=call.name,
+        content=outcome.content,
+        is_error=outcome.is_error,
+        diffs=outcome.diffs or UNSET,
+        exit_code=UNSET if outcome.exit_code is None else outcome.exit_code,
+        truncated=outcome.truncated or UNSET,
+    )
+
+
 async def _run_call(host: TurnHost, call: Call) -> ToolOutcome:
     """Run one call. A bug in a tool is an error result too: the model may go round it."""
     if call.bad_input is not None:
         return _failed(call.bad_input)
     try:
-        given = host.tools.validate(call.name, call.input or {})
-        return await host.tools.get(call.name).run(given, host.place(call.tool_call_id))
+        return await host.tools.run(call.name, call.input or {}, host.place(call.tool_call_id))
     except ToolFailed as exc:
         return _failed(str(exc))
     except Exception:

@@ -31,6 +31,7 @@ from atrio_agent.store.base import Store
 from atrio_agent.store.index import SqliteRunIndex, open_run_index
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.streams import Rings
+from atrio_agent.tools.redact import Redactor
 from atrio_agent.tools.registry import read_only_tools
 from atrio_protocol.limits import MAX_CONNECTIONS
 from atrio_server.auth import Access, Identity, host_literal
@@ -56,6 +57,9 @@ DATABASE_FILE: Final = "atrio.db"
 
 OTHER_FILES: Final = 512
 """Open files beside the clients' connections: databases, providers, what tools read."""
+
+KEY_VARIABLES: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY")
+"""Variables that hold a provider's key, which no tool may give back."""
 
 GOING_AWAY: Final = 1001
 
@@ -131,7 +135,8 @@ async def open_service(
         token = load_or_make_token(settings.state_dir)
         listening = await _listen(settings)
         async with trio.open_nursery() as nursery, trio.open_nursery() as door:
-            server = _make_server(settings, nursery, index, models, gates, stop)
+            known = (token, *(environ.get(name, "") for name in KEY_VARIABLES))
+            server = _make_server(settings, nursery, index, models, gates, stop, known)
             await door.start(_door_of(server, settings, listening, token))
             running = Running(
                 server,
@@ -156,10 +161,11 @@ def _make_server(
     models: Models,
     gates: Gates,
     stop: trio.Event,
+    known_secrets: tuple[str, ...],
 ) -> Server:
     means = Means(
         models=models,
-        tools=read_only_tools(),
+        tools=read_only_tools(Redactor(known_secrets)),
         gates=gates,
         rings=Rings(),
         detach_grace_s=settings.detach_grace_s,

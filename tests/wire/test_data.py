@@ -247,3 +247,17 @@ async def test_gone_directories_are_named_when_prompting(bench: Harness) -> None
         assert refusal.kind == "path_not_found"
         async with connect(running.ws, running.token) as other:
             assert (await other.refused("workspace/open", path=str(bench.directory))).kind == "path_not_found"
+
+
+async def test_the_server_s_own_token_is_not_told_by_a_tool(bench: Harness) -> None:
+    look = {"match": "^look", "responses": [[{"tool": "read", "input": {"path": "notes"}}], [{"say": "seen"}]]}
+    async with bench.serve(model=bench.script(look)) as running, bench.open(running) as (wire, workspace):
+        (bench.directory / "notes").write_text(f"before {running.token} after\n")
+        session = await new_session(wire, workspace)
+        await wire.prompt(session, "look", runId="one")
+        await wire.completed(session, "one")
+        told = json.dumps([wire.frames, (await wire.call("test/requests", sessionId=session))["requests"]])
+        assert "before [redacted] after" in told and running.token not in told
+        database = next((bench.state_dir / "workspaces").glob("*/atrio.db"))
+        kept = database.read_bytes() + database.with_name("atrio.db-wal").read_bytes()
+        assert running.token.encode() not in kept and b"[redacted]" in kept

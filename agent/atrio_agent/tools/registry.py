@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from atrio_agent.tools.base import Place, Tool, ToolFailed, ToolInput
+from atrio_agent.tools.base import Place, Tool, ToolFailed, ToolInput, ToolOutcome
 from atrio_agent.tools.files import Ls, Read
 from atrio_agent.tools.output import shown
+from atrio_agent.tools.redact import Redactor
 from atrio_agent.tools.search import Glob, Grep
 from atrio_agent.toolspec import ToolSpec
 from atrio_protocol.parts import Location, ToolKind
@@ -27,9 +28,11 @@ class Tools:
 
     Args:
         tools: In the order in which the model is told of them. No two have the same name.
+        redactor: Takes the server's own secrets out of what they give back.
     """
 
-    def __init__(self, tools: Iterable[Tool]) -> None:
+    def __init__(self, tools: Iterable[Tool], *, redactor: Redactor | None = None) -> None:
+        self._redactor = redactor or Redactor()
         self._tools: dict[str, Tool] = {}
         for tool in tools:
             if tool.name in self._tools:
@@ -61,6 +64,15 @@ class Tools:
             asked = shown(name, max_chars=_MAX_SHOWN_CHARS)
             raise ToolFailed(f"There is no tool '{asked}'. There are: {', '.join(self._tools)}.")
         return tool
+
+    async def run(self, name: str, raw: dict[str, Any], place: Place) -> ToolOutcome:
+        """Validate a call and do it. No secret of the server is in what comes back.
+
+        Raises:
+            ToolFailed: It does not fit or cannot be done as asked; nothing was changed.
+        """
+        given = self.validate(name, raw)
+        return self._redactor.outcome(await self.get(name).run(given, place))
 
     def kind(self, name: str) -> ToolKind:
         """What sort of tool a name stands for; ``other`` when there is none of it."""
@@ -99,9 +111,9 @@ class Tools:
             raise ToolFailed(f"The input of {name} does not fit: {exc}. It takes: {takes}.") from exc
 
 
-def read_only_tools() -> Tools:
+def read_only_tools(redactor: Redactor | None = None) -> Tools:
     """The tools that change nothing: read, ls, glob, grep."""
-    return Tools([Read(), Ls(), Glob(), Grep()])
+    return Tools([Read(), Ls(), Glob(), Grep()], redactor=redactor)
 
 
 def _check_text(name: str, parameter: str, value: object) -> None:

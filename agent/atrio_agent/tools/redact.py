@@ -1,0 +1,61 @@
+"""Keeps known secrets out of what tools give back.
+
+A secret is an exact text: a token of ours, a provider's key. It is replaced in
+a tool's result before that is stored or sent, so it reaches neither the model
+nor the database nor a reader. What is merely *like* a secret is left alone: this
+guards our own, it is no search for others'.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from atrio_agent.tools.base import ToolOutcome
+from atrio_protocol.content import ContentBlock, ResourceBlock, TextBlock
+from atrio_protocol.struct import UNSET
+
+__all__ = ["REDACTED", "Redactor"]
+
+REDACTED: Final = "[redacted]"
+
+MIN_CHARS: Final = 8
+"""A shorter secret would be found everywhere."""
+
+
+class Redactor:
+    """Knows the secrets of one server."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        # The longest first, so that one secret inside another leaves nothing of it.
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= MIN_CHARS}, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """The text without the secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, REDACTED)
+        return text
+
+    def outcome(self, outcome: ToolOutcome) -> ToolOutcome:
+        """A tool's outcome without the secrets. A secret may span two blocks: they are read as one then."""
+        content = tuple(self._block(block) for block in outcome.content)
+        texts = [block.text for block in content if isinstance(block, TextBlock)]
+        whole = "".join(texts)
+        if len(texts) > 1 and self.text(whole) != whole:
+            others = tuple(block for block in content if not isinstance(block, TextBlock))
+            content = (TextBlock(text=self.text(whole)), *others)
+        return ToolOutcome(
+            content=content,
+            is_error=outcome.is_error,
+            diffs=outcome.diffs,
+            exit_code=outcome.exit_code,
+            truncated=outcome.truncated,
+        )
+
+    def _block(self, block: ContentBlock) -> ContentBlock:
+        if isinstance(block, TextBlock):
+            return msgspec.structs.replace(block, text=self.text(block.text))
+        if isinstance(block, ResourceBlock) and block.resource.text is not UNSET:
+            resource = msgspec.structs.replace(block.resource, text=self.text(block.resource.text))
+            return msgspec.structs.replace(block, resource=resource)
+        return block
