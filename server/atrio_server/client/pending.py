@@ -19,7 +19,7 @@ __all__ = ["Answer", "Pending"]
 Answer = bytes | Exception
 """The JSON of a result, or why there is none."""
 
-MOST_TRIES: Final = 5
+MOST_TRIES: Final = 20
 """A request that was on so many connections when they broke is not sent again: it may be what breaks them."""
 
 
