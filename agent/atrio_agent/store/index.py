@@ -13,7 +13,6 @@ The connection is used by worker threads only, one at a time: writers of several
 workspaces claim in their own thread, everything else has a limiter of its own.
 """
 
-import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+import structlog
 import trio
 
 from atrio_agent.clock import now
@@ -36,7 +36,7 @@ DATABASE_NAME: Final = "atrio.db"
 CLOSE_S: Final = 2.0
 """How long closing may take where nobody has said by when it must be over."""
 
-logger = logging.getLogger(__name__)
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.store")
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class SqliteRunIndex:
             with self._lock:
                 self._commit("DELETE FROM runs WHERE run_id = ? AND workspace_id = ? AND session_id = ?", rows)
         except DatabaseError as error:
-            logger.warning("run ids of deleted sessions stay in the index as void: %s", error)
+            log.warning("run ids of deleted sessions stay in the index as void", reason=str(error))
 
     def restore(self, workspace_id: str, runs: Mapping[str, str]) -> None:
         if not runs:
@@ -122,7 +122,7 @@ class SqliteRunIndex:
         with trio.CancelScope(deadline=deadline, shield=True) as last:
             await trio.to_thread.run_sync(self._close, limiter=self._limiter, abandon_on_cancel=True)
         if last.cancelled_caught:
-            logger.error("%s could not be closed before its deadline", self._path)
+            log.error("index not closed before its deadline", path=str(self._path))
 
     async def _ask(self, question: Callable[[], T]) -> T:
         def ask() -> T:

@@ -9,7 +9,6 @@ Opening recovers, in one transaction, before anybody can read. Only the closing
 deadline abandons a thread; a database with an abandoned thread is not closed.
 """
 
-import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
+import structlog
 import trio
 
 from atrio_agent.clock import now
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SqliteStore", "open_sqlite_store"]
 
-logger = logging.getLogger(__name__)
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.store")
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class _Database:
         try:
             connection.execute("UPDATE meta SET value = 'yes' WHERE key = 'closed'")
         except DatabaseError as error:
-            logger.warning("%s could not be closed cleanly; the next opening looks after it: %s", self._path, error)
+            log.warning("database not marked as closed", path=str(self._path), reason=str(error))
         finally:
             connection.close()
 

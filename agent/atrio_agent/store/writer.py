@@ -10,7 +10,6 @@ Invariant: a call that nobody waits for and that could not be written stays
 first in the queue, until it is written or refused for good.
 """
 
-import logging
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
+import structlog
 import trio
 
 from atrio_agent.store.base import (
@@ -33,7 +33,7 @@ from atrio_agent.store.base import (
 
 __all__ = ["Backend", "Call", "Writer", "coalesced", "open_writer"]
 
-logger = logging.getLogger(__name__)
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.store")
 
 Call = tuple[Op, ...]
 
@@ -108,7 +108,7 @@ class Writer:
     def write_later(self, call: Call) -> None:
         """Queue a call that may wait a little for more, and that nobody waits for."""
         if self._closed:
-            logger.warning("a write was dropped: the store is closed")
+            log.warning("write dropped: the store is closed")
         elif call:
             self._queue.append(_Queued(call, None))
             self._collected_chars += sum(len(op.text) for op in call if isinstance(op, AppendText))
@@ -148,7 +148,7 @@ class Writer:
                 await self._backend.aclose()
         finally:
             if self._shield.cancelled_caught:
-                logger.error("the store was given up at its closing deadline and left open")
+                log.error("store given up at its closing deadline, left open")
             self._fail_rest()
             self._ended.set()
 
@@ -176,7 +176,7 @@ class Writer:
             if queued.commit is not None:
                 queued.commit.settle(error)
             elif isinstance(error, WriteRefused):
-                logger.error("a write can never be stored and was dropped: %s", error)
+                log.error("write dropped: it can never be stored", reason=str(error))
             elif error is not None:
                 kept.append(queued)
         self._in_work = []
@@ -187,7 +187,7 @@ class Writer:
         try:
             return await self._backend.apply(calls)
         except Exception:  # the writer must outlive a bug; those who wait are told
-            logger.exception("a commit failed by a bug")
+            log.exception("commit failed")
             return [StoreFailed("The store failed by a bug; see the log.")] * len(calls)
 
     def _note_outcome(self, errors: Sequence[StoreFailed | None]) -> None:
@@ -195,14 +195,14 @@ class Writer:
         was_failing = self._failed_at != _AT_ONCE
         self._failed_at = trio.current_time() if failures else _AT_ONCE
         if failures and not was_failing:
-            logger.error("nothing can be written: %s", failures[0])
+            log.error("nothing can be written", reason=str(failures[0]))
         elif was_failing and not failures:
-            logger.info("writing works again")
+            log.info("writing works again")
 
     def _keep(self, kept: list[_Queued]) -> None:
         if self._closed:
             if kept:
-                logger.error("the store closes, and text of %d writes could not be written", len(kept))
+                log.error("text lost at closing: it could not be written", writes=len(kept))
             return
         self._queue.extendleft(reversed(kept))
         if kept:
@@ -213,7 +213,7 @@ class Writer:
         self._in_work = []
         self._queue.clear()
         if rest:
-            logger.error("%d writes are not known to be stored", len(rest))
+            log.error("writes not known to be stored", writes=len(rest))
         for queued in rest:
             if queued.commit is not None:
                 queued.commit.settle(StoreFailed("The store could not be written before its closing deadline."))
