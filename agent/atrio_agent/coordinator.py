@@ -88,7 +88,10 @@ class Coordinator:
         found = self.loaded(session_id)
         if found is not None:
             return found
-        return await self.ground.errands.do(lambda: self._load(session_id), name="load session")
+        session = await self.ground.errands.do(lambda: self._load(session_id), name="load session")
+        if self.deleted(session_id):  # between its loading and our turn to go on
+            raise _not_found(session_id)
+        return session
 
     async def new_session(self, *, title: str | None, model: str | None) -> Session:
         """Make a session. It is stored when this returns.
@@ -248,6 +251,7 @@ class Coordinator:
             if one is not None:
                 one.session.stream.publish(SessionDeleted())
                 one.session.stream.close("deleted")
+                one.session.profile.close()
                 one.scope.cancel()
             self.ground.stream.publish(SessionDeleted(session_id=session_id))
 

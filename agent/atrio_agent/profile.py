@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
+import structlog
 
 from atrio_agent.clock import now
 from atrio_agent.ground import Ground
@@ -25,6 +26,8 @@ from atrio_protocol.things import Run, Session, SessionState, Usage
 __all__ = ["MAX_TITLE_CHARS", "Profile", "session_view", "without_text"]
 
 MAX_TITLE_CHARS: Final = 500
+
+log = structlog.get_logger("atrio.profile")
 
 
 def session_view(row: SessionRow, workspace_id: str, *, state: SessionState, queued: int, viewers: int) -> Session:
@@ -63,6 +66,7 @@ class Profile:
         self._stream = stream
         self._activity = activity
         self._titled = False
+        self._closed = False
         self.row = row
         self._said = self._worth_an_event()
 
@@ -80,7 +84,7 @@ class Profile:
     def refresh(self) -> None:
         """Say what changed, if anything that is worth an event did."""
         worth = self._worth_an_event()
-        if worth == self._said:
+        if worth == self._said or self._closed:
             return
         self._said = worth
         self._change(rev=self.row.rev + 1)
@@ -88,6 +92,10 @@ class Profile:
         event = SessionUpdated(session=self.view())
         self._stream.publish(event)
         self._ground.stream.publish(event)
+
+    def close(self) -> None:
+        """Say nothing any more: the session is deleted, and an errand that is still out must not bring it back."""
+        self._closed = True
 
     def set_title_soon(self, title: str) -> Errand[None]:
         """Set the title for good: a person chose it. Nothing else changes."""
@@ -107,7 +115,10 @@ class Profile:
             try:
                 await commit.wait()
             except StoreFailed:
-                self._change(**before)
+                # Only where nobody has changed it again since.
+                ours = {name: before[name] for name, value in fields.items() if getattr(self.row, name) == value}
+                self._change(**ours)
+                self.refresh()
                 raise
             self.refresh()
 
@@ -151,7 +162,11 @@ class Profile:
         return (PutSession(row=msgspec.structs.replace(self.row, message_count=count)),)
 
     async def _make_title(self, prompt: tuple[ContentBlock, ...], model: Model) -> None:
-        title = await make_title(model, session_id=self.row.session_id, run_id="", prompt=prompt)
+        try:
+            title = await make_title(model, session_id=self.row.session_id, run_id="", prompt=prompt)
+        except Exception:  # a bug must not reach the nursery, which is that of every session
+            log.exception("no title", session=self.row.session_id)
+            return
         if title is not None and not self.row.title_is_final:
             self._change(title=title, title_is_final=True)
             self.refresh()

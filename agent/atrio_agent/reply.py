@@ -78,7 +78,7 @@ class Reply:
             case ToolCallArgs(call_id=call_id, text=text):
                 call = self._calls[call_id]
                 if text and call.input is None:
-                    self._scribe.delta(self._said(), call.index, text)
+                    self._scribe.delta(self._said(), call.index, _sound(text))
             case ToolCallEnd(call_id=call_id):
                 self._end_call(self._calls[call_id])
             case UsageReport():
@@ -119,7 +119,7 @@ class Reply:
             self._open = len(message)
             empty = TextBlock(text="") if part_type is TextBlock else ReasoningPart(text="", started_at=now())
             self._scribe.part(message, self._open, empty)
-        self._scribe.delta(message, self._open, text)
+        self._scribe.delta(message, self._open, _sound(text))
 
     def _close_part(self) -> None:
         if self._open is not None and self.message is not None:
@@ -133,6 +133,7 @@ class Reply:
         self._close_part()
         message = self._said()
         workspace_id = workspace_id_of(message.session_id) or message.session_id
+        name = _sound(name)
         call = Call(len(message), new_id(workspace_id, "t"), name)
         self._calls[call_id] = call
         self._scribe.part(
@@ -164,12 +165,21 @@ class Reply:
         )
 
 
+def _sound(text: str) -> str:
+    """The text without half characters, which nothing can store or send: one would cost the whole turn its end."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
 def _parse_input(text: object) -> tuple[dict[str, Any], str | None]:
     """The input as an object, and why it is not usable if it is not one."""
     if not isinstance(text, str) or not text.strip():
         return {}, None
     try:
-        value = msgspec.json.decode(text.encode("utf-8", "surrogatepass"))
+        value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, ValueError) as exc:
         return {}, f"The input of this call is not valid JSON ({exc}). Call the tool again with a JSON object."
     if not isinstance(value, dict):

@@ -9,7 +9,7 @@ The scribe keeps the *tail*: every message since the active run began. These
 are read from memory; older ones are final and read from the store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from atrio_agent.clock import now
 from atrio_agent.messages import LiveMessage, growing_field
@@ -45,7 +45,7 @@ class Scribe:
         self._on_message = on_message
         self.last_order = last_order
         self.tail: list[LiveMessage] = []
-        self._drafts: set[int] = set()
+        self._drafts: dict[LiveMessage, None] = {}
 
     def draft(
         self,
@@ -71,12 +71,12 @@ class Scribe:
         )
         for index, part in enumerate(parts):
             message.set_part(index, part)
-        self._drafts.add(message.order)
+        self._drafts[message] = None
         return message
 
     def announce(self, message: LiveMessage, *, stored: bool = False) -> None:
         """Tell of a draft; from now on it is in the tail. ``stored``: the store has it already."""
-        self._drafts.discard(message.order)
+        self._drafts.pop(message, None)
         self.tail.append(message)
         self._stream.publish(MessageCreated(message=message.lean()))
         if not stored:
@@ -137,7 +137,11 @@ class Scribe:
     @property
     def stored_below(self) -> int:
         """Every message with a lower order is final, in the store and published."""
-        return min([message.order for message in self.tail] + [*self._drafts, self.last_order + 1])
+        return min([self.last_order + 1, *(message.order for message in (*self.tail, *self._drafts))])
+
+    def forget_drafts(self, but: Collection[LiveMessage]) -> None:
+        """Give up the drafts that nobody will announce any more: all but these."""
+        self._drafts = {draft: None for draft in self._drafts if draft in but}
 
     def drop_tail(self) -> None:
         """The run is over and stored: its messages are read from the store from now on."""

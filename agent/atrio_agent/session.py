@@ -28,7 +28,7 @@ from atrio_agent.loop import run_turn
 from atrio_agent.profile import Profile, without_text
 from atrio_agent.runs import LiveRun, Outcome, digest_of
 from atrio_agent.scribe import Scribe
-from atrio_agent.store.base import AcceptRun, Loaded, PutRun, RunKey, StoreFailed
+from atrio_agent.store.base import AcceptRun, Loaded, PutRun, RunKey, StoreFailed, WriteRefused
 from atrio_agent.streams import Stream
 from atrio_agent.turn import Turn
 from atrio_protocol.content import ContentBlock
@@ -88,6 +88,7 @@ class Session:
         self._known = {key.run_id: key for key in loaded.runs}
         self._open: dict[str, LiveRun] = {}
         self._unannounced: deque[LiveRun] = deque()
+        self._endings: dict[LiveRun, Ending] = {}  # decided, and not published yet
         self._held: dict[LiveRun, bool] = {}  # not given to the store yet; whether it waits at a gate itself
         self._queue: list[LiveRun] = []
         self._active: LiveRun | None = None
@@ -272,7 +273,9 @@ class Session:
                     log.exception("session failed", session=self.session_id)
                 await self._end_after_bug()
         finally:
-            # Whoever waits for a run that could not be ended here must not wait for ever.
+            # Whoever waits for a run that could not be stored or ended here must not wait for ever.
+            for run in self._held:
+                run.commit.settle(StoreFailed("The session ended before the prompt was stored."))
             for run in self._open.values():
                 run.done.set()
 
@@ -299,7 +302,7 @@ class Session:
             self._queue.append(run)
             self.profile.prompted(run.prompt)
             self._publish_both(RunAccepted(run=run.view()))
-            if run.delivery == "interrupt" and self._active is not None:
+            if run.delivery == "interrupt" and self._active is not None and not run.cancelled:
                 self._active.cancel(run.author)
             if self._active is not None:
                 self.profile.refresh()
@@ -327,6 +330,7 @@ class Session:
                 await self._changed.wait()
                 continue
             self._active, run.taken = run, True
+            self._wake()  # what is cancelled behind it need not wait for its turn
             self.profile.refresh()
             if run.cancelled or covers(self._mark, run.accept_seq):
                 await self._finish(run, Outcome("cancelled"))
@@ -374,10 +378,15 @@ class Session:
         self.profile.refresh()
         model = self._ground.models.get(run.model_id or self.profile.row.model)
         self.profile.want_title(run.prompt, model)
-        return Turn(self, self._ground, run, model)
+        return Turn(self, self._ground, run, model, first_order=user.order)
 
     def fold_into(self, active: LiveRun) -> None:
-        """Fold the steered prompts that wait into the active run, in the order of acceptance."""
+        """Fold the steered prompts that wait into the active run, in the order of acceptance.
+
+        Not into one that is cancelled already, though its loop may not know yet: they would end with it.
+        """
+        if active.cancelled:
+            return
         for run in sorted(self._queue, key=lambda run: run.accept_seq):
             if run.steers is not active or run.cancelled or active.kind != "prompt":
                 continue
@@ -396,29 +405,56 @@ class Session:
 
     async def _finish(self, run: LiveRun, outcome: Outcome) -> None:
         """Decide, store and publish the end of a run: exactly one terminal."""
-        decided = run.decide(outcome)
-        for ended in (*run.folded, run):
-            ended.outcome, ended.cancelled_by = decided, run.cancelled_by
-            ended.finished_at = now()
-        ending = ending_of(self.scribe, run, decided)
-        for folded in run.folded:
-            folded.message_id, folded.text, folded.usage = run.message_id, run.text, run.usage
-        await self._store_end(run, ending)
+        ending = self._endings.get(run)
+        if ending is None:
+            decided = run.decide(outcome)
+            for ended in (*run.folded, run):
+                ended.outcome, ended.cancelled_by = decided, run.cancelled_by
+                ended.finished_at = now()
+            ending = self._endings[run] = ending_of(self.scribe, run, decided)
+            for folded in run.folded:
+                folded.message_id, folded.text, folded.usage = run.message_id, run.text, run.usage
+        if not await self._store_end(run, ending):
+            self._leave_to_recovery(run)
+            return
         ending.publish(self.scribe)
-        if run in self._queue:
-            self._queue.remove(run)
         for ended in (*run.folded, run):
             ended.completed = True
-            del self._open[ended.run_id]
             self._publish_end(ended.view())
-            ended.done.set()
-        if run is self._active:
+            self._let_go(ended)
+        if run is self._active or self._active is None:
             self.scribe.drop_tail()
         self._ground.on_activity()
         self._wake()
 
-    async def _store_end(self, run: LiveRun, ending: Ending) -> None:
-        """Store the end; while that fails the session waits with it, and says so once."""
+    def _leave_to_recovery(self, run: LiveRun) -> None:
+        """Forget a run that cannot be ended here; its terminal is not sent, and the next opening writes it."""
+        for left in (*run.folded, run):
+            self._let_go(left)
+        self._forget_drafts()
+        if run is self._active or self._active is None:
+            self.scribe.drop_tail()
+        self._ground.on_activity()
+        self._wake()
+
+    def _forget_drafts(self) -> None:
+        """Give up what an ending that came to nothing has drafted."""
+        self.scribe.forget_drafts({message for ending in self._endings.values() for message in ending.drafts})
+
+    def _let_go(self, run: LiveRun) -> None:
+        """Forget a run that is over."""
+        self._open.pop(run.run_id, None)
+        self._endings.pop(run, None)
+        if run in self._queue:
+            self._queue.remove(run)
+        run.done.set()
+
+    async def _store_end(self, run: LiveRun, ending: Ending) -> bool:
+        """Store the end; while that fails the session waits with it, and says so once.
+
+        Returns:
+            Whether it is stored. If not it never will be.
+        """
         told = False
         while True:
             commit = self._ground.store.write_soon(*ending.ops(run), *self.profile.ops_at_end(len(ending.drafts)))
@@ -426,40 +462,47 @@ class Session:
                 await commit.wait()
             except StoreFailed as exc:
                 log.warning("end of run not stored", session=self.session_id, run=run.run_id, reason=str(exc))
+                if isinstance(exc, WriteRefused):
+                    stored = await self._is_stored(run)
+                    if stored is not None:
+                        return stored
                 if not told:
                     told = True
                     self.notice(
                         "error", "The end of the run cannot be stored; trying again every second.", str(exc), run
                     )
             else:
-                return
+                return True
             await trio.sleep(RETRY_S)
-            if await self._is_stored(run):
-                return
 
-    async def _is_stored(self, run: LiveRun) -> bool:
-        """Whether the end is in the store after all: a commit may succeed and be reported as failed."""
+    async def _is_stored(self, run: LiveRun) -> bool | None:
+        """Whether the end is in the store after all: a commit may succeed and be reported as failed.
+
+        None when the store does not say.
+        """
         try:
             stored = await self._ground.store.run(run.run_id)
         except StoreFailed:
-            return False
+            return None
         return stored is not None and stored.state == "completed"
 
     async def _end_after_bug(self) -> None:
-        """End the run in whose course the session failed, so that no prompt is left without its terminal."""
-        run, self._active = self._active, None
-        if run is None or run.completed:
-            return
+        """End the runs in whose course the session failed, so that no prompt is left without its terminal.
+
+        An end that was decided before stays as it was: it may be stored already.
+        """
+        active = self._active
         failed = Outcome("error", AgentFailed("The agent failed; the session goes on.").to_object())
-        run.outcome = None
-        self._active = run
-        try:
-            await self._finish(run, failed)
-        except Exception:
-            # A second bug, in the ending itself: the run is left to recovery rather than ended twice.
-            log.exception("run left to recovery", session=self.session_id, run=run.run_id)
-            self._open.pop(run.run_id, None)
-            run.done.set()
+        decided = [run for run in self._queue if run.stage == "decided" and run is not active]
+        self._forget_drafts()
+        for run in [*decided, active]:
+            if run is None or run.completed:
+                continue
+            try:
+                await self._finish(run, failed)
+            except Exception:
+                log.exception("run left to recovery", session=self.session_id, run=run.run_id)
+                self._leave_to_recovery(run)
         self._active = None
 
     def _next(self) -> LiveRun | None:

@@ -35,7 +35,8 @@ async def messages_page(session: Session, store: Store, *, before: int | None, l
     """
     live = session.scribe.live_page(before)
     stored_below = session.scribe.stored_below
-    return await _page(store, session.session_id, live, min(stored_below, before or stored_below), limit)
+    below = stored_below if before is None else min(stored_below, before)
+    return await _page(store, session.session_id, live, below, limit)
 
 
 async def take_snapshot(
@@ -52,13 +53,12 @@ async def take_snapshot(
         stored_below = session.scribe.stored_below
         view = session.profile.view()
         runs = [run.view() for run in session.open_runs()]
+        over = [run_id for run_id in dict.fromkeys(watch) if session.knows(run_id) and not session.find_open(run_id)]
         page = await _page(store, session.session_id, live, stored_below, history_limit)
-        known = {run.run_id for run in runs}
-        for run_id in dict.fromkeys(watch):
-            if run_id not in known and session.knows(run_id):
-                stored = await store.run(run_id)
-                if stored is not None and stored.session_id == session.session_id and stored.state == "completed":
-                    runs.append(_without_prompt(stored))
+        for run_id in over:
+            stored = await store.run(run_id)
+            if stored is not None and stored.session_id == session.session_id and stored.state == "completed":
+                runs.append(_without_prompt(stored))
         if not cursor.lagged:
             return cursor, SessionSnapshot(
                 session=view,

@@ -24,16 +24,19 @@ __all__ = ["Turn"]
 
 
 class Turn:
-    """The `TurnHost` of one run. Made when the run starts, gone when its loop returns."""
+    """The `TurnHost` of one run. Made when the run starts, gone when its loop returns.
 
-    def __init__(self, session: "Session", ground: Ground, run: LiveRun, model: Model) -> None:
+    ``first_order`` is the place of its prompt: what is older is history.
+    """
+
+    def __init__(self, session: "Session", ground: Ground, run: LiveRun, model: Model, *, first_order: int) -> None:
         self._session = session
         self._ground = ground
         self.run = run
         self.model = model
         self.tools = ground.tools
         self.scribe = session.scribe
-        self._first_order = session.scribe.tail[0].order
+        self._first_order = first_order
 
     async def history(self) -> tuple[Message, ...]:
         """What was said before this turn, as the store has it."""
