@@ -399,7 +399,9 @@ async def test_http_serves_one_request_with_one_answer(bench: Harness) -> None:
             assert answer.status == 200
             return answer.json()
 
-        opened = (await rpc("workspace/open", path=str(bench.directory)))["result"]["workspace"]
+        result = (await rpc("workspace/open", path=str(bench.directory)))["result"]
+        opened = result["workspace"]
+        assert result["stream"]["head"] == result["stream"]["seq"] and result["snapshot"]["sessions"] == []
         session = (await rpc("session/new", workspaceId=opened["workspaceId"]))["result"]["session"]["sessionId"]
         prompt = {"sessionId": session, "prompt": [{"type": "text", "text": "hi"}], "runId": "one"}
         accepted = await rpc("session/prompt", headers={"Atrio-Client-Id": client_id}, **prompt)

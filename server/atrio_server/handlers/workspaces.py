@@ -44,19 +44,18 @@ __all__ = [
 SNAPSHOT_SESSIONS = 100
 
 
-async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> Reply | Later:
-    """Open a directory's workspace, claim it, and attach to its stream."""
+async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> Later:
+    """Open a directory's workspace, claim it, and attach to its stream; by HTTP, hold it and only look."""
     path = given(params.path, "")
     if not path:
         raise PathRequired("A workspace needs the absolute path of its directory.", path="/path")
     workspace = await server.workspaces.open(path, create=params.create)
-    if not caller.is_socket:
-        workspace.hold()
-        return OpenResult(workspace=workspace.view())
-    view = given(params.view, "") or None
-    workspace.claim(caller, view=view)
     key = Key("workspace", workspace.workspace_id)
-    workspace.note_attachment(caller, key)
+    if caller.is_socket:
+        workspace.claim(caller, view=given(params.view, "") or None)
+        workspace.note_attachment(caller, key)
+    else:
+        workspace.hold()
     after = params.after if isinstance(params.after, Position) else None
 
     async def attach() -> AttachReply:
