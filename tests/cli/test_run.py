@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -406,6 +407,67 @@ async def test_the_command_waits_its_turn_and_says_so(atrio: Atrio) -> None:
         done = await atrio("run", "ping")
     assert done.code == 0
     assert "waiting for 2 other prompts" in done.err
+
+
+async def test_on_a_terminal_control_characters_are_made_visible(atrio: Atrio) -> None:
+    def dangerous(session: FakeSession, run: Json) -> None:
+        begin(session, run, ["clear \x1b[2J the screen"])
+        end(session, run["runId"], "clear \x1b[2J the screen")
+
+    server = FakeServer()
+    server.on_prompt = dangerous
+    ours, theirs = os.openpty()
+    try:
+        async with serving(atrio, server):
+            assert (await atrio("run", "-q", "ping")).out == "clear \x1b[2J the screen\n"
+            with trio.fail_after(30):
+                await trio.run_process(
+                    [*COMMAND, "run", "ping"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=theirs,
+                    stderr=theirs,
+                    cwd=atrio.directory,
+                    env=atrio.environ,
+                )
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert "clear \N{REPLACEMENT CHARACTER}[2J the screen" in shown
+    assert "\x1b" not in shown
+
+
+async def test_sessions_are_a_table_for_people_and_lines_for_programs(atrio: Atrio) -> None:
+    server = FakeServer()
+    server.answers["session/list"] = lambda _: {"sessions": [session_json("s1", "two\nlines \x1b[0m")]}
+    ours, theirs = os.openpty()
+    try:
+        async with serving(atrio, server):
+            piped = await atrio("sessions", "list")
+            with trio.fail_after(30):
+                await trio.run_process(
+                    [*COMMAND, "sessions", "list"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=theirs,
+                    cwd=atrio.directory,
+                    env=atrio.environ | {"COLUMNS": "120", "TERM": "dumb"},
+                )
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert piped.out == "s1\t2026-11-20T09:30:00.000Z\tidle\ttwo lines \x1b[0m\n"
+    assert "SESSION" in shown
+    assert "two lines \N{REPLACEMENT CHARACTER}[0m" in shown
+
+
+async def test_what_is_no_text_is_told_and_not_a_bug(atrio: Atrio) -> None:
+    async with serving(atrio, FakeServer()) as server:
+        done = await atrio("run", "--dir", os.fsdecode(b"/caf\xe9"), "ping")
+        assert done.code == 2
+        assert "no text in UTF-8" in done.err
+        assert (await atrio("run", os.fsdecode(b"caf\xe9"))).code == 0
+    assert prompts(server)[0]["prompt"] == [{"type": "text", "text": "caf\N{REPLACEMENT CHARACTER}"}]
 
 
 def test_the_fake_is_not_part_of_the_product() -> None:

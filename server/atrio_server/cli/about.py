@@ -1,4 +1,8 @@
-"""`atrio version` and `atrio schema`: what this is, without a server."""
+"""`atrio version` and `atrio schema`: what this is, without a server.
+
+The two answer from what is installed, so they work where nothing else does and
+import next to nothing.
+"""
 
 import sys
 

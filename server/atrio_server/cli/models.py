@@ -1,4 +1,8 @@
-"""`atrio models`: what there is to choose from."""
+"""`atrio models`: what there is to choose from.
+
+The server knows: its keys and its choice count, not those of the command's own
+environment.
+"""
 
 from atrio_server.cli.options import JsonLines, ServerUrl, StateDirOption, TokenFile
 

@@ -1,4 +1,8 @@
-"""Options that several commands have, so that they are called and explained alike."""
+"""Options that several commands have.
+
+One name, one meaning and one explanation for all of them. Nothing is read here;
+an option that has a variable beside it is joined with it where it is used.
+"""
 
 from typing import Annotated
 

@@ -1,4 +1,8 @@
-"""`atrio run`: a prompt, what comes of it, and an exit code that says how it ended."""
+"""`atrio run`: a prompt, what comes of it, and an exit code that says how it ended.
+
+Only the command line is here: what goes together, and what an option means.
+How the order is carried out is in `atrio_server.cli.running`.
+"""
 
 from typing import Annotated
 

@@ -1,4 +1,8 @@
-"""`atrio runs`, `atrio wait` and `atrio cancel`: prompts that were accepted, and what became of them."""
+"""`atrio runs`, `atrio wait` and `atrio cancel`: prompts that were accepted, and what became of them.
+
+None of these sends a prompt, so all of them may be repeated at will. What has
+ended stays ended: a wait for it answers at once, and a cancel names nothing.
+"""
 
 from typing import TYPE_CHECKING, Annotated
 

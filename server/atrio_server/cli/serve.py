@@ -1,10 +1,17 @@
-"""`atrio serve`: from flags to settings to a server."""
+"""`atrio serve`: from flags to settings to a server.
 
+Flags are taken as text and read by `atrio_server.config`, the same way as their
+variables. What a flag means is decided there, whether the server can run so is
+decided by `atrio_server.service`; nothing is decided here.
+"""
+
+import gc
 import os
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from atrio_server.cli import USUAL_THRESHOLD
 from atrio_server.cli.options import StateDirOption
 
 __all__ = ["serve"]
@@ -72,4 +79,5 @@ def serve(
     )
     from atrio_server.service import run_server
 
+    gc.set_threshold(*USUAL_THRESHOLD)
     return run_server(settings)

@@ -1,4 +1,8 @@
-"""`atrio sessions`: the conversations of a directory."""
+"""`atrio sessions`: the conversations of a directory.
+
+Each command is one or two calls and a way to print the answer. A session is
+looked up by its id wherever it is; ``last`` and lists are of one directory.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,8 @@
-"""`atrio tail`: watch a session, from here on or from where one was."""
+"""`atrio tail`: watch a session, from here on or from where one was.
+
+It only reads: watching changes nothing for anybody. It ends when the session is
+removed or the reader stops it, never because a connection broke.
+"""
 
 from typing import TYPE_CHECKING, Annotated
 

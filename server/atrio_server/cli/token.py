@@ -1,4 +1,8 @@
-"""`atrio token`: the secret that opens the server of a state directory."""
+"""`atrio token`: the secret that opens the server of a state directory.
+
+It is printed to stdout and nowhere else. The file is the truth: a server reads
+it when it starts.
+"""
 
 import sys
 
