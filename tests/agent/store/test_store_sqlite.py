@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from sqlite_utils import Database
@@ -22,6 +23,7 @@ from atrio_agent.store import connection
 from atrio_agent.store.base import AcceptRun, StoreFailed
 from atrio_agent.store.index import DATABASE_NAME, open_run_index
 from atrio_agent.store.migrations import WORKSPACE_STEPS, migrate
+from atrio_agent.store.queries import Queries
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.store.tables import Tables
 from atrio_agent.store.writer import Call
@@ -29,7 +31,7 @@ from atrio_protocol.ids import workspace_id_for
 from atrio_protocol.parts import ToolCallPart, ToolResultPart
 from atrio_protocol.struct import UNSET
 from store_rig import SqliteState, end_of_process
-from store_samples import accept, append, complete, finish, put, put_session, stored, text_of, texts
+from store_samples import accept, append, complete, finish, message, put, put_session, stored, text_of, texts
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -247,6 +249,27 @@ async def test_a_cancelled_reader_leaves_the_store_readable(sqlite_state: Sqlite
                 await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
         assert len(await stored(store)) == 500
+
+
+async def test_a_reader_never_sees_a_message_between_two_states(
+    sqlite_state: SqliteState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with await sqlite_state.open() as store:
+        await store.write_soon(put_session("s1"), put("m1", "old"), append("m1", " and new")).wait()
+        appended = Queries._appended
+        whole = msgspec.json.encode(message("m1", "old and new")).decode()
+
+        def put_in_between(self: Queries, *which: Any) -> Any:
+            # The row of the message is read already; now it is put whole, and what was appended goes.
+            with closing(sqlite3.connect(sqlite_state.path())) as other, other:
+                other.execute("UPDATE messages SET body = ?", (whole,))
+                other.execute("DELETE FROM appended")
+            return appended(self, *which)
+
+        monkeypatch.setattr(Queries, "_appended", put_in_between)
+
+        assert text_of(await store.message("m1")) == "old and new"
+        assert text_of(await store.message("m1")) == "old and new"
 
 
 async def test_a_cancelled_task_loses_no_write(sqlite_state: SqliteState) -> None:

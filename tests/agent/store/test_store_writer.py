@@ -149,6 +149,19 @@ async def test_text_that_could_not_be_written_goes_with_the_next_write_in_order(
     assert backend.ops == [put("m1", "a"), append("m1", "bcd"), put("m3")]
 
 
+async def test_text_that_could_not_be_written_precedes_what_came_while_it_was_tried(
+    backend: Backend, autojump_clock: MockClock
+) -> None:
+    backend.takes_s = 1
+    backend.failures = [StoreFailed("full")]
+    async with open_writer(backend) as writer:
+        writer.write_later((append("m1", "a"),))
+        await trio.sleep(0.5)
+        await writer.write_soon((complete("r1"),)).wait()
+
+    assert backend.ops == [append("m1", "a"), complete("r1")]
+
+
 async def test_text_that_could_not_be_written_is_tried_again_by_itself(
     backend: Backend, autojump_clock: MockClock
 ) -> None:
