@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, suppress
@@ -404,3 +405,19 @@ async def test_a_server_ends_well_when_it_is_told_to(tmp_path: Path, number: sig
     assert done.code == 0
     assert len(done.out.splitlines()) == 1
     assert not (atrio.state_dir / "server.json").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "", "0x0", "[::]", "::ffff:0.0.0.0"])
+async def test_an_address_that_others_can_reach_is_refused_in_every_spelling(tmp_path: Path, host: str) -> None:
+    done = await Atrio(tmp_path)("serve", "--port", "0", "--host", host)
+    assert (done.code, done.out) == (2, "")
+    assert "--insecure-bind" in done.err and "bug" not in done.err
+
+
+async def test_a_port_that_is_taken_is_told_in_one_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = await Atrio(tmp_path)("serve", "--port", str(taken.getsockname()[1]))
+    assert (done.code, done.out) == (1, "")
+    assert "choose another --port" in done.err and len(done.err.strip().splitlines()) == 1

@@ -69,9 +69,11 @@ _BY_KIND: Final[dict[str, tuple[Exit, str]]] = {
 
 def explain(error: BaseException) -> tuple[Exit, str] | None:
     """The exit code and the sentence of an error, or None if it is a bug."""
+    from atrio_agent.store.base import StoreFailed
     from atrio_server.client import ClientError, FrameTooLarge, ServerGone
     from atrio_server.config import ConfigError
     from atrio_server.discover import CannotStart
+    from atrio_server.listen import AddressUnusable, ListenError
     from atrio_server.statedir import StateDirLocked, StateDirUnsafe
     from atrio_server.token import TokenFileUnsafe
 
@@ -88,6 +90,10 @@ def explain(error: BaseException) -> tuple[Exit, str] | None:
             return Exit.USAGE, str(error)
         case ClientError() | CannotStart() | StateDirLocked() | StateDirUnsafe() | TokenFileUnsafe():
             return Exit.UNREACHABLE, str(error)
+        case AddressUnusable() | StoreFailed():
+            return Exit.OTHER, str(error)
+        case ListenError():
+            return Exit.USAGE, str(error)
         case UnicodeEncodeError():
             return Exit.USAGE, f"what was given is no text in UTF-8: {error.object!r:.80}"
         case OSError():
