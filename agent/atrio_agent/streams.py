@@ -24,10 +24,27 @@ from atrio_protocol.limits import REPLAY_EVENTS
 from atrio_protocol.merge import Encoded, encode_event, merge_all
 from atrio_protocol.methods import Position
 
-__all__ = ["EVENT_OVERHEAD_BYTES", "RINGS_BYTES", "RING_BYTES", "Cursor", "Ended", "Lagged", "Rings", "Slice", "Stream"]
+__all__ = [
+    "EVENT_OVERHEAD_BYTES",
+    "KEPT_EVENTS",
+    "RINGS_BYTES",
+    "RING_BYTES",
+    "Cursor",
+    "Ended",
+    "Lagged",
+    "Rings",
+    "Slice",
+    "Stream",
+]
 
 RING_BYTES: Final = 2 * 1024 * 1024
 """Most that one stream keeps, counted with what Python needs round each event."""
+
+KEPT_EVENTS: Final = 16
+"""So many newest events a stream keeps whatever their size, as long as there is room for all streams.
+
+A prompt of the largest size takes a few events in one go; a reader that was live before them must not lag by them.
+"""
 
 RINGS_BYTES: Final = 64 * 1024 * 1024
 """Most that all streams of the process keep, counted alike."""
@@ -187,7 +204,7 @@ class Stream:
         if len(self._ring) > REPLAY_EVENTS:
             self._drop_oldest()
         if self.ring_bytes > RING_BYTES:
-            self.give_up(self.ring_bytes - RING_BYTES, keep=1)
+            self.give_up(self.ring_bytes - RING_BYTES, keep=KEPT_EVENTS)
         if self._rings.used_bytes > self._rings.max_bytes:
             self._rings.make_room()
         if encoded.key is None:

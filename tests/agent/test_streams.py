@@ -2,7 +2,7 @@
 
 import pytest
 
-from atrio_agent.streams import EVENT_OVERHEAD_BYTES, RING_BYTES, Cursor, Ended, Lagged, Rings, Stream
+from atrio_agent.streams import EVENT_OVERHEAD_BYTES, KEPT_EVENTS, RING_BYTES, Cursor, Ended, Lagged, Rings, Stream
 from atrio_protocol.events import Event, MessageDelta, MessageReset, Notice, decode_event
 from atrio_protocol.limits import REPLAY_EVENTS
 from atrio_protocol.methods import Position
@@ -106,15 +106,19 @@ def test_the_ring_keeps_no_more_events_than_were_announced(rings: Rings) -> None
     assert not stream.can_resume(stream.epoch, 9)
 
 
-def test_the_ring_is_bounded_in_bytes_and_keeps_at_least_the_newest_event(rings: Rings) -> None:
+def test_the_ring_is_bounded_in_bytes_but_keeps_the_newest_few_events_of_any_size(rings: Rings) -> None:
     stream = Stream(rings)
     for _ in range(100):
         stream.publish(note("x" * 100_000))
     assert RING_BYTES - 110_000 < stream.ring_bytes <= RING_BYTES
     cursor = stream.cursor()
-    stream.publish(note("y" * (RING_BYTES + 1)))
-    assert stream.oldest_seq == stream.seq
+    for _ in range(KEPT_EVENTS):
+        stream.publish(note("y" * (RING_BYTES // 2)))
+    assert stream.oldest_seq == 101
+    assert not cursor.lagged
     assert [event.seq for event in read(cursor)] == [101]
+    stream.publish(note())
+    assert stream.oldest_seq == 102
 
 
 def test_a_cursor_that_the_ring_overtook_lags_and_does_not_move(rings: Rings) -> None:

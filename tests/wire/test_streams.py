@@ -374,3 +374,12 @@ async def test_attaching_again_replaces_the_attachment(bench: Harness) -> None:
         await wire.completed(session, "one")
         with contextlib.suppress(ConnectionClosed):
             await wire.call("session/detach", sessionId=session)
+
+
+async def test_a_prompt_of_the_largest_size_detaches_no_reader_that_keeps_up(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        text = "z" * (1024 * 1024)
+        await wire.prompt(session, text, runId="big")
+        assert (await wire.completed(session, "big"))["text"] == text
+        assert [event["seq"] for event in wire.events[session]] == list(range(1, len(wire.events[session]) + 1))
