@@ -59,6 +59,8 @@ class LiveRun:
 
     commit: Commit = field(default_factory=Commit)
     """Settled when the run and its prompt are stored, or could not be."""
+    held: bool = False
+    """A test stopped it before its commit began: there is no trace of it yet."""
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
     """Set when the run is completed and its terminal published, or when it was never accepted after all."""

@@ -196,6 +196,7 @@ class Session:
         gated = self._ground.gates.take_hold("accept.commit", self.session_id)
         if gated or self._held:
             self._held[run] = gated  # the announcing task stores it, once the test lets it
+            run.held = True
         else:
             run.commit = self._ground.store.write_soon(self._acceptance(run))
         self._unannounced.append(run)
@@ -312,6 +313,7 @@ class Session:
         if run in self._held:
             if self._held[run]:
                 await self._ground.gates.wait("accept.commit", session_id=self.session_id, run_id=run.run_id)
+            run.held = False
             commit = self._ground.store.write_soon(self._acceptance(run))
             try:
                 await commit.wait()

@@ -4,7 +4,7 @@ import pytest
 
 from wire.client import connect
 from wire.conftest import Harness, say
-from wire.steps import GATED, new_session
+from wire.steps import GATED, PLAIN, new_session
 
 
 @pytest.mark.scenario("A1")
@@ -107,3 +107,17 @@ async def test_a_closing_workspace_refuses_prompts_and_keeps_nothing_of_them(ben
             runs = (await other.call("run/list", sessionId=session))["runs"]
             assert [run["runId"] for run in runs] == [first["run"]["runId"]]
             assert runs[0]["stopReason"] == "cancelled"
+
+
+async def test_a_prompt_held_before_its_commit_is_not_there_for_anybody(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        await wire.call("test/hold", sessionId=session, point="accept.commit")
+        prompt = await wire.send("session/prompt", **wire.prompt_params(session, "hello", runId="held"))
+        await wire.call("test/gates", wait="accept.commit")
+        assert (await wire.refused("run/get", runId="held")).kind == "run_not_found"
+        assert (await wire.refused("run/wait", runId="held", timeoutMs=1)).kind == "run_not_found"
+        assert (await wire.call("run/list", sessionId=session))["runs"] == []
+        await wire.call("test/release", gate="accept.commit")
+        assert (await wire.reply(prompt))["run"]["runId"] == "held"
+        assert (await wire.completed(session, "held"))["text"] == "hello"

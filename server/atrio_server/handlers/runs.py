@@ -68,9 +68,11 @@ async def run_list(server: Server, _caller: Caller, params: RunListParams) -> La
 
 
 async def _open_run(workspace: Workspace, run_id: str) -> LiveRun | None:
-    """The run, if it is accepted for good and not completed."""
+    """The run, if it is accepted for good and not completed. One whose commit is under way is waited for."""
     run = workspace.coordinator.find_open_run(run_id)
     if run is not None:
+        if run.held:
+            return None
         try:
             await run.commit.wait()
         except StoreFailed:
