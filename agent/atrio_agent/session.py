@@ -302,8 +302,8 @@ class Session:
             self._unannounced.popleft()
             run.announced = True
             self._queue.append(run)
-            self.profile.prompted(run.prompt)
             self._publish_both(RunAccepted(run=run.view()))
+            self.profile.prompted(run.prompt)
             if run.delivery == "interrupt" and self._active is not None and not run.cancelled:
                 self._active.cancel(run.author)
             if self._active is not None:

@@ -377,9 +377,10 @@ def _check_interrupt(log: list[Json], runs: dict[str, _Run], asked: Asked) -> No
     """An interrupt ends the turn that it finds, where nothing moved while it was accepted."""
     if asked.becomes != "run" or asked.params.get("delivery") != "interrupt" or asked.result is None:
         return
-    accepted_at = runs[asked.result["run"]["runId"]].accepted_at
-    if any(event["type"] != "session.updated" for event in log[asked.seen : accepted_at]):
+    run = runs[asked.result["run"]["runId"]]
+    moved = any(event["type"] != "session.updated" for event in log[asked.seen : run.accepted_at])
+    if moved or run.cancelled:  # one that is taken back at once interrupts nothing
         return
     for turn in runs.values():
-        if turn.started_at is not None and turn.started_at < accepted_at < turn.completed_at:
+        if turn.started_at is not None and turn.started_at < run.accepted_at < turn.completed_at:
             assert turn.cancelled, "not interrupted"
