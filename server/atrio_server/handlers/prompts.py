@@ -122,7 +122,10 @@ async def session_clear_queue(server: Server, caller: Caller, params: SessionPar
 
 def _is_there(directory: Path) -> bool:
     """Look once, without a thread: waiting for one would break the order of acceptance."""
-    return directory.is_dir()
+    try:
+        return directory.is_dir()
+    except OSError:  # where we may not look there is nothing to work on either
+        return False
 
 
 async def _repeat(workspace: Workspace, session: Session, run_id: str, run: LiveRun | None) -> PromptResult:

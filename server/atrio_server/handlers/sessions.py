@@ -9,7 +9,7 @@ from atrio_agent.lifetime import Errand
 from atrio_agent.profile import MAX_TITLE_CHARS
 from atrio_agent.session import Session
 from atrio_agent.snapshot import messages_page, take_snapshot
-from atrio_protocol.errors import InvalidParams, MessageNotFound
+from atrio_protocol.errors import InvalidParams, MessageNotFound, ServerClosing
 from atrio_protocol.limits import HISTORY_LIMIT_MAX
 from atrio_protocol.methods import (
     Attached,
@@ -51,6 +51,8 @@ __all__ = [
 
 async def session_new(server: Server, _caller: Caller, params: SessionNewParams) -> Later:
     """Make a session."""
+    if server.closing:
+        raise ServerClosing("The server is closing; connect again in a moment.")
     workspace = server.workspaces.get(params.workspace_id)
     title = _title(given(params.title, "")) if given(params.title, "").strip() else None
     model = given(params.model, "") or None
