@@ -107,7 +107,7 @@ def open_runs(log: Iterable[Json]) -> dict[str, Json]:
 def covered_now(log: list[Json], asked: Asked, *, taken: Iterable[str]) -> list[str]:
     """What a cancel, or a clearing of the queue, must name when nothing moves.
 
-    ``taken``: runs that their session has taken and a test holds before their start.
+    ``taken``: runs that their session has taken and that stand at a gate, perhaps before their start.
     """
     runs = open_runs(log)
     turn = {event["run"]["runId"] for event in log if event["type"] == "run.started"} | set(taken)
@@ -258,6 +258,7 @@ def _check_folds(log: list[Json], runs: dict[str, _Run], asked: list[Asked], *, 
                 runs[one.result["run"]["runId"]]
                 for one in asked
                 if one.method == "session/prompt" and one.result is not None and one.seen > main.started_at
+                if not one.result["duplicate"]
             ]
             _check_steps(log, [run for run in steers if run.delivery == "steer"], main, main.started_at)
 
