@@ -107,7 +107,13 @@ class _Web:
 
     async def rpc(self, body: bytes, identity: Identity, client_id: str | None) -> bytes | None:
         caller = Caller(connection_id=f"http-{secrets.token_hex(4)}", scopes=identity.scopes, is_socket=False)
-        return await self._dispatcher.rpc(body, caller, client_id)
+        server = self._server
+        server.http_requests += 1
+        try:
+            return await self._dispatcher.rpc(body, caller, client_id)
+        finally:
+            server.http_requests -= 1
+            server.http_until = trio.current_time()
 
 
 @asynccontextmanager
@@ -296,13 +302,19 @@ async def _serve_until_stopped(settings: Settings, background: trio.Nursery) -> 
         sys.stdout.write(_ready_line(running) + "\n")
         sys.stdout.flush()
         log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)
-        background.start_soon(running.server.models.warm, name="load models")
+        background.start_soon(_prepare_models, running.server.models, name="prepare models")
         await stop.wait()
         deadlines = Deadlines.for_shutdown()
         background.start_soon(_end_whatever_is_left, deadlines.end_at)
         log.info("shutting down")
         await running.shut_down(deadlines)
     log.info("stopped")
+
+
+async def _prepare_models(models: Models) -> None:
+    """Look for local models, then load what the default needs; nobody waits for either."""
+    await models.search()
+    await models.warm()
 
 
 def _ready_line(running: Running) -> str:
@@ -317,12 +329,14 @@ def _ready_line(running: Running) -> str:
 
 
 async def _stop_on_signal(stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Begin the shutdown on the first signal; end at once on the second."""
+    """Begin the shutdown on the first signal, unless a client has; end at once on the second."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
+        told = False
         async for number in signals:
-            if stop.is_set():
+            if told:
                 os._exit(128 + number)
+            told = True
             log.info("signal", number=int(number))
             stop.set()
 
@@ -332,10 +346,8 @@ async def _stop_when_idle(server: Server, idle_s: float, stop: trio.Event) -> No
     idle_since = trio.current_time()
     while True:
         await trio.sleep(min(1.0, idle_s / 4))
-        busy = server.connections or any(
-            workspace.coordinator.open_run_count() for workspace in server.workspaces.all() if workspace.state == "open"
-        )
-        if busy:
+        idle_since = max(idle_since, server.http_until)
+        if server.connections or server.http_requests or server.workspaces.open_run_count():
             idle_since = trio.current_time()
         elif trio.current_time() - idle_since >= idle_s:
             log.info("idle", seconds=idle_s)
