@@ -13,7 +13,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
@@ -58,6 +58,9 @@ DATABASE_FILE: Final = "atrio.db"
 OTHER_FILES: Final = 512
 """Open files beside the clients' connections: databases, providers, what tools read."""
 
+OPENERS: Final = 4
+"""Workspaces whose directories are prepared at a time."""
+
 KEY_VARIABLES: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY")
 """Variables that hold a provider's key, which no tool may give back."""
 
@@ -87,9 +90,11 @@ class Running:
                 await server.workspaces.closed()
             if saving.cancelled_caught:
                 log.error("workspaces given up at shutdown")
-            async with trio.open_nursery() as draining:
-                for connection in list(server.connections.values()):
-                    draining.start_soon(connection.drain_and_close, GOING_AWAY, deadlines.sockets_at)
+            # More than once: who connects meanwhile is told as well, and not just cut off.
+            while server.connections and trio.current_time() < deadlines.sockets_at:
+                async with trio.open_nursery() as draining:
+                    for connection in list(server.connections.values()):
+                        draining.start_soon(connection.drain_and_close, GOING_AWAY, deadlines.sockets_at)
         finally:
             self._door.cancel()
 
@@ -140,13 +145,15 @@ async def open_service(
     ):
         token = load_or_make_token(settings.state_dir)
         listening = await _listen(settings)
-        async with trio.open_nursery() as nursery, trio.open_nursery() as door:
+        # The door's scope is round the door alone: whoever uses the server goes on when it has shut down.
+        door = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
             known = (token, *(environ.get(name, "") for name in KEY_VARIABLES))
             server = _make_server(settings, nursery, index, models, gates, stop, known)
-            await door.start(_door_of(server, settings, listening, token))
+            await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
             running = Running(
                 server,
-                door.cancel_scope,
+                door,
                 http=_url(listening),
                 token=token,
                 token_file=settings.state_dir / TOKEN_FILE,
@@ -183,7 +190,7 @@ def _make_server(
         nursery=nursery,
         index=index,
         allowed=tuple(path.resolve() for path in settings.allow_paths),
-        open_store=partial(_open_store, settings.state_dir, index),
+        open_store=partial(_open_store, settings.state_dir, index, trio.CapacityLimiter(OPENERS)),
     )
     return Server(
         workspaces=workspaces,
@@ -231,6 +238,15 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
     )
 
 
+async def _serve_within(
+    scope: trio.CancelScope,
+    serve: Callable[..., Awaitable[None]],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with scope:
+        await serve(task_status=task_status)
+
+
 def _url(listening: Listening) -> str:
     """Where a client on this machine finds the server."""
     address = ip_address(listening.addresses[0].partition("%")[0])
@@ -247,18 +263,23 @@ async def _listen(settings: Settings) -> Listening:
 
 
 @asynccontextmanager
-async def _open_store(state_dir: Path, index: SqliteRunIndex, workspace: Workspace) -> AsyncGenerator[Store]:
+async def _open_store(
+    state_dir: Path, index: SqliteRunIndex, opening: trio.CapacityLimiter, workspace: Workspace
+) -> AsyncGenerator[Store]:
     """Open a workspace's database, in a directory that a person can recognise."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", workspace.path.name)[:40] or "root"
     directory = Path("workspaces") / f"{name}-{workspace.workspace_id[1:]}"
     row = await index.register_workspace(workspace.workspace_id, str(workspace.path), str(directory))
     workspace.created_at = row.created_at
-    home = state_dir / row.directory
-    make_state_dir(home)
-    async with open_sqlite_store(
-        _private(home / DATABASE_FILE), index=index, workspace_id=workspace.workspace_id
-    ) as store:
+    database = await trio.to_thread.run_sync(_prepare_home, state_dir / row.directory, limiter=opening)
+    async with open_sqlite_store(database, index=index, workspace_id=workspace.workspace_id) as store:
         yield store
+
+
+def _prepare_home(home: Path) -> Path:
+    """Make a workspace's directory and database file, if need be. Runs in a worker thread."""
+    make_state_dir(home)
+    return _private(home / DATABASE_FILE)
 
 
 def _private(path: Path) -> Path:

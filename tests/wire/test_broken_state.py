@@ -175,3 +175,22 @@ async def test_the_answer_to_a_shutdown_over_http_arrives(bench: Harness) -> Non
             )
             assert (answer.status, answer.json()["result"]) == (200, {})
             assert await server.ended() == 0
+
+
+async def test_who_connects_while_the_sockets_drain_is_told_to_go_as_well(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, _):
+        (first,) = running.server.connections.values()
+        drain, draining, may_drain = first.drain_and_close, trio.Event(), trio.Event()
+
+        async def drain_when_allowed(code: int, deadline: float) -> None:
+            draining.set()
+            await may_drain.wait()
+            await drain(code, deadline)
+
+        first.drain_and_close = drain_when_allowed
+        await wire.call("server/shutdown", ifIdle=True)
+        await draining.wait()
+        async with connect(running.ws, running.token) as late:
+            may_drain.set()
+            assert await wire.closing() == 1001
+            assert await late.closing() == 1001
