@@ -15,7 +15,7 @@ from atrio_agent.store.base import Store
 from atrio_server import workspace as workspace_module
 from atrio_server.service import Running
 from atrio_server.workspace import Workspace
-from wire.client import Wire, connect
+from wire.client import Refused, Wire, connect
 from wire.conftest import Harness
 from wire.http import http
 from wire.steps import GATED, PLAIN, new_session
@@ -220,3 +220,30 @@ async def test_an_open_by_http_holds_and_a_close_by_http_lets_go(bench: Harness)
         assert await rpc(running, "workspace/close", workspaceId=workspace) == {}
         await gone(running, workspace)
         assert (await rpc(running, "workspace/list"))["workspaces"] == []
+
+
+async def test_an_open_that_a_shutdown_overtakes_is_refused_and_the_workspace_closed(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, connect(running.ws, running.token) as wire:
+        workspaces, opening, may_open = running.server.workspaces, trio.Event(), trio.Event()
+        open_store = workspaces._open_store
+
+        @asynccontextmanager
+        async def open_slowly(workspace: Workspace) -> AsyncGenerator[Store]:
+            opening.set()
+            await may_open.wait()
+            async with open_store(workspace) as store:
+                yield store
+
+        workspaces._open_store = open_slowly
+        asked = await wire.send("workspace/open", path=str(bench.directory))
+        await opening.wait()
+        async with connect(running.ws, running.token) as admin:
+            await admin.call("server/shutdown", ifIdle=True)
+            while not workspaces.closing:
+                await trio.lowlevel.checkpoint()
+            may_open.set()
+            with pytest.raises(Refused) as refusal:
+                await wire.reply(asked)
+            assert refusal.value.kind == "server_closing"
+            assert await wire.closing() == 1001
+        assert workspaces.all() == []
