@@ -78,12 +78,13 @@ class Running:
         self.ws = http.replace("http", "ws", 1) + "/v1/ws"
         self.token = token
         self.token_file = token_file
+        self.ending = False
         self._door = door
 
     async def shut_down(self, deadlines: Deadlines) -> None:
         """Refuse, cancel, wait, save, drain the sockets, close the door: each step up to its deadline."""
         server = self.server
-        server.closing = True
+        server.closing = self.ending = True
         try:
             server.workspaces.close(deadlines)
             with trio.CancelScope(deadline=deadlines.saves_at) as saving:
@@ -162,7 +163,7 @@ async def open_service(
             try:
                 yield running
             finally:
-                if not server.closing:
+                if not running.ending:
                     with trio.CancelScope(shield=True):  # bounded by its deadlines
                         await running.shut_down(Deadlines.for_shutdown())
 

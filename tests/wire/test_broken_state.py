@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from atrio_server.service import Running
-from wire.client import connect
+from wire.client import Refused, connect
 from wire.conftest import LIMIT_S, Harness
 from wire.http import http
 from wire.process import spawn
@@ -194,3 +194,15 @@ async def test_who_connects_while_the_sockets_drain_is_told_to_go_as_well(bench:
             may_drain.set()
             assert await wire.closing() == 1001
             assert await late.closing() == 1001
+
+
+async def test_nothing_is_accepted_behind_a_shutdown_of_an_idle_server(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        stop = await wire.send("server/shutdown", ifIdle=True)
+        late = await wire.send("session/prompt", **wire.prompt_params(session, "late"))
+        assert await wire.reply(stop) == {}
+        with pytest.raises(Refused) as refusal:
+            await wire.reply(late)
+        assert refusal.value.kind == "server_closing"
+        assert await wire.closing() == 1001

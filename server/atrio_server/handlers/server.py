@@ -49,5 +49,6 @@ async def server_shutdown(server: Server, _caller: Caller, params: ServerShutdow
         running = server.workspaces.open_run_count()
         if running:
             raise ServerNotIdle(f"{running} runs are not completed; wait for them, or shut down without ifIdle.")
+    server.closing = True  # from this step on, so that what was idle stays so
     server.stop_soon()
     return Empty()
