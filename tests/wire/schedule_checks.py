@@ -28,7 +28,7 @@ class Asked:
     """A request and, in the end, its answer.
 
     ``seen``: how much of the log had come when it was sent. ``covers``,
-    ``becomes`` and ``up_to``: what its answer must say, where that is known for sure.
+    ``becomes`` and ``up_to``: what its answer must say, where that is known for sure. ``at_once``: no test holds it up.
     """
 
     method: str
@@ -40,6 +40,7 @@ class Asked:
     covers: list[str] | None = None
     becomes: str | None = None
     up_to: int | None = None
+    at_once: bool = False
     answer: Json | None = None
 
     @property
@@ -347,6 +348,8 @@ def _check_cancels(
         named.update(one.named)
         if one.covers is not None and one.result is not None:
             assert one.named == one.covers
+            begun = [at for at in (runs[run_id].started_at for run_id in one.named) if at is not None]
+            assert all(at < one.seen for at in begun), "begun after it was cancelled"
         if one.result is None or one.method != "session/cancel" or "runId" in one.params:
             continue
         up_to = one.result["upTo"]
@@ -376,7 +379,12 @@ def _check_cancels(
 
 def _check_interrupt(log: list[Json], runs: dict[str, _Run], asked: Asked) -> None:
     """An interrupt ends the turn that it finds, where nothing moved while it was accepted."""
-    if asked.becomes != "run" or asked.params.get("delivery") != "interrupt" or asked.result is None:
+    if (
+        asked.becomes != "run"
+        or not asked.at_once
+        or asked.params.get("delivery") != "interrupt"
+        or asked.result is None
+    ):
         return
     run = runs[asked.result["run"]["runId"]]
     moved = any(event["type"] != "session.updated" for event in log[asked.seen : run.accepted_at])

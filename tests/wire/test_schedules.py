@@ -125,7 +125,9 @@ class Schedule:
         self.session = ""
         self.sessions: list[str] = []
         self.still = False
+        self.alone = False
         self.held_at_start = False
+        self.held_at_accept = False
         self.store_held = False
         self._connections = 0
 
@@ -149,6 +151,7 @@ class Schedule:
 
     async def do(self, step: Json, wait: bool) -> None:
         name = step["do"].replace(" ", "_")
+        self.alone = wait  # nothing else is done before this has come to rest
         if step.get("by", ALICE) in self.connected:
             await getattr(self, f"_{name}")(**{key: value for key, value in step.items() if key != "do"})
             self.still = False
@@ -170,11 +173,12 @@ class Schedule:
     def _foretell(self, asked: Asked) -> None:
         waiters = [waiter for waiter in self.server.gates.waiters() if waiter.session_id == self.session]
         stuck = any(waiter.gate == "accept.commit" for waiter in waiters)
-        if not self.still or stuck or self.store_held:
+        if not self.still or not self.alone or stuck or self.store_held:
             return
         log = self.readers[ALICE].logs[self.session]
         if asked.method == "session/prompt":
             asked.becomes = becomes_now(log, asked)
+            asked.at_once = not self.held_at_accept
             return
         asked.covers = covered_now(log, asked, taken=[one.run_id for one in waiters])
         asked.up_to = max((event["run"]["acceptSeq"] for event in log if event["type"] == "run.accepted"), default=0)
@@ -221,6 +225,7 @@ class Schedule:
 
     async def _hold(self, point: str) -> None:
         self.held_at_start |= point == "run.start"
+        self.held_at_accept |= point == "accept.commit"
         self.server.gates.hold(point, self.session)  # type: ignore[arg-type]
 
     async def _delete(self) -> None:
