@@ -12,9 +12,13 @@ from urllib.parse import urlsplit
 
 import trio
 
-__all__ = ["Address", "Connection"]
+__all__ = ["Address", "Connection", "EndpointMissing"]
 
 _CLOSE_S: Final = 2
+
+
+class EndpointMissing(Exception):
+    """The server does not know this part of its API. Nothing was asked."""
 
 
 class Address(NamedTuple):

@@ -1,21 +1,29 @@
-"""OpenAI's chat completions, and every server that speaks them (``OPENAI_BASE_URL``).
+"""OpenAI's models, and every server that speaks OpenAI's API (``OPENAI_BASE_URL``).
+
+OpenAI's own models that reason are asked for responses, because only there they
+reason and use tools at once; all others, and all other servers, are asked for
+chat completions, as is a server that turns out to know no responses.
 
 A model here is a name and a connection; the connection is shared by all of
 them. Nothing is retried here, and a stream that fails says whether it may be.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from atrio_agent.models.answer import read_answer
+from atrio_agent.models import openai_messages, responses_messages
+from atrio_agent.models.answer import AnswerReader, Blocks, read_answer
 from atrio_agent.models.base import ModelEvent, ModelRequest
-from atrio_agent.models.connection import Address, Connection
-from atrio_agent.models.openai_messages import request_body
+from atrio_agent.models.catalog import wants_responses
+from atrio_agent.models.connection import Address, Connection, EndpointMissing
 from atrio_agent.models.openai_stream import ChunkReader
+from atrio_agent.models.recall import Recall
+from atrio_agent.models.responses_stream import ResponseReader
 
 if TYPE_CHECKING:
-    from atrio_agent.models.openai_client import OpenAIClient  # noqa: F401 - named in a string, as it may not be imported here
+    from atrio_agent.models.openai_client import OpenAIClient
 
 __all__ = ["OPENAI_URL", "OpenAIConnection", "OpenAIModel"]
 
@@ -25,8 +33,11 @@ OPENAI_URL: Final = "https://api.openai.com/v1"
 class OpenAIConnection(Connection["OpenAIClient"]):
     """A server that speaks OpenAI's API. Whoever makes it closes it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, *, responses: bool | None = None) -> None:
         super().__init__(address, "atrio_agent.models.openai_client:OpenAIClient")
+        self.responses = address.base_url.rstrip("/") == OPENAI_URL if responses is None else responses
+        """Whether it is asked for responses where a model wants that."""
+        self.recall = Recall()
 
 
 class OpenAIModel:
@@ -47,9 +58,21 @@ class OpenAIModel:
     @asynccontextmanager
     async def _stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
         client = await self._connection.client()
-        server = self._connection.server
-        async with (
-            client.ask(self._name, request_body(request)) as blocks,
-            aclosing(read_answer(blocks, ChunkReader(server), server)) as events,
-        ):
-            yield events
+        async with AsyncExitStack() as stack:
+            blocks, reader = await self._ask(stack, client, request)
+            yield await stack.enter_async_context(aclosing(read_answer(blocks, reader, self._connection.server)))
+
+    async def _ask(
+        self, stack: AsyncExitStack, client: "OpenAIClient", request: ModelRequest
+    ) -> tuple[Blocks, AnswerReader]:
+        connection = self._connection
+        if connection.responses and wants_responses(self._name):
+            body, key = responses_messages.request_body(request, self._name, connection.recall)
+            try:
+                blocks = await stack.enter_async_context(client.ask_response(body))
+            except EndpointMissing:
+                connection.responses = False
+            else:
+                return blocks, ResponseReader(connection.server, keep=partial(connection.recall.keep, key))
+        blocks = await stack.enter_async_context(client.ask(self._name, openai_messages.request_body(request)))
+        return blocks, ChunkReader(connection.server)

@@ -5,14 +5,14 @@ imports the SDK (about 0.7 s) and making a client loads certificates, so both
 happen in a thread (`atrio_agent.models.connection`).
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import httpx2
 import openai
 
-from atrio_agent.models.connection import Address
+from atrio_agent.models.connection import Address, EndpointMissing
 from atrio_agent.models.provider_errors import spoken
 from atrio_agent.models.sdk import (
     HEADERS,
@@ -50,9 +50,12 @@ class OpenAIClient:
             http_client=http_client(),
         )
         self._completions = self._sdk.chat.completions.with_streaming_response
+        self._responses = self._sdk.responses.with_streaming_response
         import_late_parts()
         self._effortless: set[str] = set()
         """Models that take tools here only if they are told not to reason."""
+        self._summaries = True
+        """Whether this key may see summaries of what models reason."""
 
     async def aclose(self) -> None:
         """Close the connections. Does not wait for any server."""
@@ -60,7 +63,7 @@ class OpenAIClient:
 
     @asynccontextmanager
     async def ask(self, model: str, body: dict[str, Any]) -> AsyncGenerator[StreamBlocks]:
-        """Send one request and yield the streamed answer.
+        """Ask for a chat completion and yield the streamed answer.
 
         Leaving the context closes the connection unless the answer was read to its end.
 
@@ -68,15 +71,33 @@ class OpenAIClient:
             RunError: The server cannot be reached or refuses.
         """
         async with AsyncExitStack() as stack:
-            try:
+            with self._translated():
                 response = await self._send(stack, model, body)
-            except openai.APIStatusError as exc:
-                raise refused(exc.response, exc.body, self._address) from None
-            except (openai.APIConnectionError, httpx2.TransportError) as exc:
-                raise unreachable(exc, self._address) from None
-            except openai.OpenAIError as exc:
-                raise ProviderError(f"{self._address.server}: {spoken(str(exc), secret=self._address.key)}") from None
             yield await open_body(stack, response, self._address, hint=_HINT)
+
+    @asynccontextmanager
+    async def ask_response(self, body: dict[str, Any]) -> AsyncGenerator[StreamBlocks]:
+        """Ask for a response and yield the streamed answer; else as `ask`.
+
+        Raises:
+            EndpointMissing: The server knows no responses.
+            RunError: The server cannot be reached or refuses.
+        """
+        async with AsyncExitStack() as stack:
+            with self._translated():
+                response = await self._send_response(stack, body)
+            yield await open_body(stack, response, self._address, hint=_HINT)
+
+    @contextmanager
+    def _translated(self) -> Generator[None]:
+        try:
+            yield
+        except openai.APIStatusError as exc:
+            raise refused(exc.response, exc.body, self._address) from None
+        except (openai.APIConnectionError, httpx2.TransportError) as exc:
+            raise unreachable(exc, self._address) from None
+        except openai.OpenAIError as exc:
+            raise ProviderError(f"{self._address.server}: {spoken(str(exc), secret=self._address.key)}") from None
 
     async def _send(self, stack: AsyncExitStack, model: str, body: dict[str, Any]) -> httpx2.Response:
         if model in self._effortless and "tools" in body:
@@ -94,3 +115,20 @@ class OpenAIClient:
             self._effortless.add(model)
             return await self._send(stack, model, body)
         return response.http_response
+
+    async def _send_response(self, stack: AsyncExitStack, body: dict[str, Any]) -> httpx2.Response:
+        if not self._summaries and "summary" in body.get("reasoning", {}):
+            body = {key: value for key, value in body.items() if key != "reasoning"}
+        try:
+            sending = self._responses.create(stream=True, extra_body=body)
+            return (await stack.enter_async_context(sending)).http_response
+        except openai.BadRequestError as exc:
+            # Summaries of what a model reasons are for verified organizations.
+            if exc.param != "reasoning.summary" or not self._summaries:
+                raise
+            self._summaries = False
+            return await self._send_response(stack, body)
+        except openai.APIStatusError as exc:
+            if exc.status_code not in {404, 405} or exc.code == "model_not_found":
+                raise
+            raise EndpointMissing(self._address.server) from None

@@ -32,6 +32,7 @@ _OVERFLOW_CODES: Final = {"context_length_exceeded", "exceed_context_size_error"
 _OVERFLOW_WORDS: Final = re.compile(r"context (length|size|window)|maximum context|prompt is too long", re.IGNORECASE)
 _QUOTA_CODES: Final = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"}
 _AUTH_CODES: Final = {"invalid_api_key", "authentication_error", "permission_denied", "permission_error"}
+_OUR_FAULT: Final = {"invalid_request_error", "invalid_prompt"}
 _RATE_CODES: Final = {"rate_limit_exceeded", "rate_limit_error", "too_many_requests"}
 
 
@@ -78,7 +79,7 @@ def reported_error(
         return ProviderRateLimited(what, retry_after_ms=retry_after_ms)
     if status is None:
         # In the middle of an answer it is the server's fault, unless it says that it is ours.
-        return ProviderError(what, retryable="invalid_request_error" not in codes)
+        return ProviderError(what, retryable=not codes & _OUR_FAULT)
     passing = status >= 500 or status in {408, 409}
     return ProviderError(what, retryable=passing, retry_after_ms=retry_after_ms if passing else None)
 
