@@ -430,6 +430,7 @@ class Session:
             ended.completed = True
             self._publish_end(ended.view())
             self._let_go(ended)
+            log.info("run completed", session=self.session_id, run=ended.run_id, reason=decided.reason)
         if run is self._active or self._active is None:
             self.scribe.drop_tail()
         self._ground.on_activity()

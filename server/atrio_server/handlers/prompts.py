@@ -7,6 +7,8 @@ put on its way to the store.
 
 from pathlib import Path
 
+import structlog
+
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Cancelled, Session
 from atrio_agent.store.base import RunIdTaken, StoreFailed
@@ -39,6 +41,8 @@ from atrio_server.workspace import Workspace
 
 __all__ = ["session_cancel", "session_clear_queue", "session_prompt", "session_queue"]
 
+log = structlog.get_logger("atrio.prompts")
+
 
 async def session_prompt(server: Server, caller: Caller, params: PromptParams) -> Later:
     """Accept a prompt; the answer comes when it is stored."""
@@ -66,6 +70,13 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
         meta=given(params.meta, {}) or None,
     )
     position = session.position(run)
+    log.info(
+        "prompt accepted",
+        connection=caller.connection_id,
+        client=run.author.client_id,
+        session=run.session_id,
+        run=run.run_id,
+    )
 
     async def answer() -> PromptResult:
         await _stored(session, run)
