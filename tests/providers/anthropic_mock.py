@@ -124,6 +124,16 @@ async def _thinker(answer: Answer) -> None:
     )
 
 
+@behaviour("claude-forgetful-5", _PATH)
+async def _forgetful(answer: Answer) -> None:
+    """Thinks like the one before, and refuses what it thought."""
+    if any(block["type"] == "thinking" for message in answer.body["messages"] for block in message["content"]):
+        body = msgspec.json.encode(_error("invalid_request_error", "Invalid `signature` in `thinking` block."))
+        await answer.whole(400, "application/json", body)
+    else:
+        await _thinker(answer)
+
+
 @behaviour("odd", _PATH)
 async def _odd(answer: Answer) -> None:
     """What an answer may hold beside what is known: ``shape`` says what."""

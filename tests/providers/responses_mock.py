@@ -111,6 +111,15 @@ async def _tools(answer: Answer) -> None:
     )
 
 
+@behaviour("gpt-5-forgetful", PATH)
+async def _forgetful(answer: Answer) -> None:
+    """Reasons like the one before, and refuses what it reasoned."""
+    if any(item.get("type") == "reasoning" for item in answer.body["input"]):
+        await answer.error(400, "The encrypted content could not be verified", code="invalid_encrypted_content")
+    else:
+        await _tools(answer)
+
+
 @behaviour("gpt-5-odd", PATH)
 async def _odd(answer: Answer) -> None:
     """What an answer may hold beside what is known: ``shape`` says what."""

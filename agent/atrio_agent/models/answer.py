@@ -19,6 +19,8 @@ __all__ = ["AnswerReader", "Blocks", "read_answer"]
 
 _EVENTS_A_CHECKPOINT: Final = 16
 _LAST_CHUNK_S: Final = 0.5
+_MAX_LINE_BYTES: Final = 8 * 1024 * 1024
+"""Of one event. The last one of a response repeats the whole answer, with what was reasoned encrypted."""
 
 
 class Blocks(Protocol):
@@ -55,7 +57,7 @@ async def read_answer(blocks: Blocks, reader: AnswerReader, server: str) -> Asyn
     Raises:
         RunError: What was yielded before is all there was.
     """
-    sse = SseReader()
+    sse = SseReader(max_line_bytes=_MAX_LINE_BYTES)
     count = 0
     failure: RunError | None = None
     while failure is None and not reader.done:

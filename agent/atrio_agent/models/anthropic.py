@@ -6,7 +6,7 @@ back with the results of its tools as it came (`atrio_agent.models.recall`).
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,7 @@ from atrio_agent.models.anthropic_stream import MessageReader
 from atrio_agent.models.base import ModelEvent, ModelRequest
 from atrio_agent.models.connection import Address, Connection
 from atrio_agent.models.recall import Recall
+from atrio_protocol.errors import ProviderError
 
 if TYPE_CHECKING:
     from atrio_agent.models.anthropic_client import AnthropicClient  # noqa: F401 - named in a string, as it may not be imported here
@@ -51,7 +52,16 @@ class AnthropicModel:
     async def _stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
         client = await self._connection.client()
         server, recall = self._connection.server, self._connection.recall
-        body, key = request_body(request, self._name, recall)
-        reader = MessageReader(server, keep=partial(recall.keep, key))
-        async with client.ask(body) as blocks, aclosing(read_answer(blocks, reader, server)) as events:
-            yield events
+        async with AsyncExitStack() as stack:
+            asked = request_body(request, self._name, recall)
+            try:
+                blocks = await stack.enter_async_context(client.ask(asked.body))
+            except ProviderError as exc:
+                if exc.retryable or not asked.recalls:
+                    raise
+                # It may be what was recalled that is refused, and would be for ever.
+                recall.clear()
+                asked = request_body(request, self._name, recall)
+                blocks = await stack.enter_async_context(client.ask(asked.body))
+            reader = MessageReader(server, keep=partial(recall.keep, asked.key))
+            yield await stack.enter_async_context(aclosing(read_answer(blocks, reader, server)))

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from atrio_agent.models.base import AssistantTurn, ModelRequest, ToolOutput, ToolResults, UserTurn
 from atrio_agent.models.catalog import thinks_adaptively
-from atrio_agent.models.recall import Json, Prefix, Recall
+from atrio_agent.models.recall import Asked, Json, Prefix, Recall
 from atrio_agent.models.words import has_image, in_words
 from atrio_protocol.content import ContentBlock, ImageBlock
 
@@ -29,15 +29,15 @@ _MARK: Final[Json] = {"cache_control": {"type": "ephemeral"}}
 _MARKED_MESSAGES: Final = 2
 
 
-def request_body(request: ModelRequest, name: str, recall: Recall) -> tuple[Json, bytes]:
-    """The body but for how the answer is to be sent, and the key under which to keep the answer."""
+def request_body(request: ModelRequest, name: str, recall: Recall) -> Asked:
+    """The body but for how the answer is to be sent."""
     adaptive = thinks_adaptively(name)
     thinks = adaptive and request.purpose == "turn"
     tools = [
         {"name": tool.name, "description": tool.description, "input_schema": tool.schema} for tool in request.tools
     ]
     prefix = Prefix(name, request.system, tools)
-    messages = _messages(request, prefix, recall if thinks else None)
+    messages, recalls = _messages(request, prefix, recall if thinks else None)
     key = prefix.key(messages)
     body: Json = {
         "model": name,
@@ -53,11 +53,12 @@ def request_body(request: ModelRequest, name: str, recall: Recall) -> tuple[Json
     elif adaptive and request.purpose == "title":
         body["output_config"] = {"effort": "low"}
     _mark_newest(messages)
-    return body, key
+    return Asked(body, key, recalls)
 
 
-def _messages(request: ModelRequest, prefix: Prefix, recall: Recall | None) -> list[Json]:
+def _messages(request: ModelRequest, prefix: Prefix, recall: Recall | None) -> tuple[list[Json], bool]:
     messages: list[Json] = []
+    recalls = False
     call_ids: dict[str, str] = {}
     for turn in request.turns:
         match turn:
@@ -71,11 +72,12 @@ def _messages(request: ModelRequest, prefix: Prefix, recall: Recall | None) -> l
                     theirs = [block["id"] for block in kept if block["type"] == "tool_use"]
                     call_ids |= {call.call_id: call_id for call, call_id in zip(calls, theirs, strict=True)}
                     messages.append({"role": "assistant", "content": _without_blanks(kept)})
+                    recalls = True
                 else:
                     messages.append({"role": "assistant", "content": _said(turn)})
             case AssistantTurn():
                 pass  # It was cancelled before its first word, and an empty message is refused.
-    return messages
+    return messages, recalls
 
 
 def _add(messages: list[Json], role: str, blocks: list[Json]) -> None:

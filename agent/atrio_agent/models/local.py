@@ -26,6 +26,8 @@ __all__ = ["SEARCH_S", "LocalModel", "LocalServers"]
 
 SEARCH_S: Final = 0.3
 _MAX_ANSWER_BYTES: Final = 1024 * 1024
+_MAX_MODELS: Final = 200
+"""Of one server, so that a list stays one."""
 _OLLAMA_PORT: Final = 11434
 _OTHERS: Final = (("LM Studio", 1234), ("llama.cpp", 8080), ("vLLM", 8000))
 """Who usually has the port. Whoever it is, its list of models is what counts."""
@@ -78,9 +80,9 @@ class _Server:
         known: dict[str, LocalModel] = {}
         for entry in entries:
             name = entry.id or entry.name
-            if name and "embed" not in name.lower():
+            if name and name.isprintable() and "embed" not in name.lower():
                 known.setdefault(name, LocalModel(self.provider, name, self.where, entry.max_model_len))
-        return list(known.values())
+        return list(known.values())[:_MAX_MODELS]
 
 
 class _Entry(msgspec.Struct):

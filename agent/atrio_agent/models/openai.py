@@ -21,6 +21,7 @@ from atrio_agent.models.connection import Address, Connection, EndpointMissing
 from atrio_agent.models.openai_stream import ChunkReader
 from atrio_agent.models.recall import Recall
 from atrio_agent.models.responses_stream import ResponseReader
+from atrio_protocol.errors import ProviderError
 
 if TYPE_CHECKING:
     from atrio_agent.models.openai_client import OpenAIClient
@@ -67,12 +68,25 @@ class OpenAIModel:
     ) -> tuple[Blocks, AnswerReader]:
         connection = self._connection
         if connection.responses and wants_responses(self._name):
-            body, key = responses_messages.request_body(request, self._name, connection.recall)
             try:
-                blocks = await stack.enter_async_context(client.ask_response(body))
+                return await self._ask_response(stack, client, request)
             except EndpointMissing:
                 connection.responses = False
-            else:
-                return blocks, ResponseReader(connection.server, keep=partial(connection.recall.keep, key))
         blocks = await stack.enter_async_context(client.ask(self._name, openai_messages.request_body(request)))
         return blocks, ChunkReader(connection.server)
+
+    async def _ask_response(
+        self, stack: AsyncExitStack, client: "OpenAIClient", request: ModelRequest
+    ) -> tuple[Blocks, AnswerReader]:
+        recall = self._connection.recall
+        asked = responses_messages.request_body(request, self._name, recall)
+        try:
+            blocks = await stack.enter_async_context(client.ask_response(asked.body))
+        except ProviderError as exc:
+            if exc.retryable or not asked.recalls:
+                raise
+            # It may be what was recalled that is refused, and would be for ever.
+            recall.clear()
+            asked = responses_messages.request_body(request, self._name, recall)
+            blocks = await stack.enter_async_context(client.ask_response(asked.body))
+        return blocks, ResponseReader(self._connection.server, keep=partial(recall.keep, asked.key))

@@ -14,15 +14,26 @@ a request without what was lost is complete; it is only less well remembered.
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-__all__ = ["Json", "Prefix", "Recall"]
+__all__ = ["Asked", "Json", "Prefix", "Recall"]
 
 Json = dict[str, Any]
 
 _MAX_BYTES: Final = 32 * 1024 * 1024
+
+
+class Asked(NamedTuple):
+    """A request as it is sent, and the key under which to keep its answer.
+
+    ``recalls`` tells whether it holds anything that was kept.
+    """
+
+    body: Json
+    key: bytes
+    recalls: bool
 
 
 class Prefix:
@@ -56,6 +67,11 @@ class Recall:
         self._size += len(encoded)
         while self._size > self._max:
             self._size -= len(self._kept.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        """Forget everything: the provider refuses what it once sent."""
+        self._kept.clear()
+        self._size = 0
 
     def find(self, key: bytes) -> list[Json] | None:
         """The answer that was given to this request, if it is still known."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from atrio_agent.models.base import AssistantTurn, ModelRequest, ToolOutput, ToolResults, UserTurn
-from atrio_agent.models.recall import Json, Prefix, Recall
+from atrio_agent.models.recall import Asked, Json, Prefix, Recall
 from atrio_agent.models.words import has_image, in_words
 from atrio_protocol.content import ContentBlock, ImageBlock
 
@@ -20,8 +20,8 @@ __all__ = ["request_body"]
 _REASONING: Final[dict[str, Json]] = {"turn": {"summary": "auto"}, "title": {"effort": "low"}}
 
 
-def request_body(request: ModelRequest, name: str, recall: Recall) -> tuple[Json, bytes]:
-    """The body but for how the answer is to be sent, and the key under which to keep the answer."""
+def request_body(request: ModelRequest, name: str, recall: Recall) -> Asked:
+    """The body but for how the answer is to be sent."""
     tools: list[Json] = [
         # Not strict: strict schemas know no optional inputs.
         {
@@ -34,7 +34,7 @@ def request_body(request: ModelRequest, name: str, recall: Recall) -> tuple[Json
         for tool in request.tools
     ]
     prefix = Prefix(name, request.system, tools)
-    items = _items(request, prefix, recall)
+    items, recalls = _items(request, prefix, recall)
     body: Json = {
         "model": name,
         "input": items,
@@ -48,11 +48,12 @@ def request_body(request: ModelRequest, name: str, recall: Recall) -> tuple[Json
         body["tools"] = tools
     if request.purpose in _REASONING:
         body["reasoning"] = _REASONING[request.purpose]
-    return body, prefix.key(items)
+    return Asked(body, prefix.key(items), recalls)
 
 
-def _items(request: ModelRequest, prefix: Prefix, recall: Recall) -> list[Json]:
+def _items(request: ModelRequest, prefix: Prefix, recall: Recall) -> tuple[list[Json], bool]:
     items: list[Json] = []
+    recalls = False
     call_ids: dict[str, str] = {}
     for turn in request.turns:
         match turn:
@@ -67,9 +68,10 @@ def _items(request: ModelRequest, prefix: Prefix, recall: Recall) -> list[Json]:
                     theirs = [item["call_id"] for item in kept if item["type"] == "function_call"]
                     call_ids |= {call.call_id: call_id for call, call_id in zip(turn.calls, theirs, strict=True)}
                     items += kept
+                    recalls = True
                 else:
                     items += _said(turn)
-    return items
+    return items, recalls
 
 
 def _fits(kept: list[Json], turn: AssistantTurn) -> bool:

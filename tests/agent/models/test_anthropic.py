@@ -176,6 +176,18 @@ async def test_what_a_model_thought_stays_away_where_anything_before_it_has_chan
     assert messages[1]["content"][1]["id"] == messages[2]["content"][0]["tool_use_id"] == "t_1"
 
 
+async def test_thoughts_that_are_refused_are_forgotten_and_the_request_goes_on_without_them(
+    anthropic: AnthropicConnection, anthropic_mock: MockAnthropic
+) -> None:
+    forgetful = model(anthropic, "claude-forgetful-5")
+    await ask(forgetful, request("hi", tools=(A_TOOL,)), most_s=MOST_S)
+    for _ in range(2):
+        asked = request("hi", tools=(A_TOOL,), turns=(FIRST, CALLED, RESULT))
+        assert text_of(await ask(forgetful, asked, most_s=MOST_S)) == "42"
+
+    assert len(anthropic_mock.requests) == 4
+
+
 async def test_a_title_is_asked_for_with_little_effort_and_no_thoughts_shown(
     anthropic: AnthropicConnection, anthropic_mock: MockAnthropic
 ) -> None:

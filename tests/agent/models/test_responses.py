@@ -205,6 +205,18 @@ async def test_what_a_model_reasoned_goes_back_with_the_results_exactly_as_it_ca
     ]
 
 
+async def test_reasoning_that_is_refused_is_forgotten_and_the_request_goes_on_without_it(
+    responses: OpenAIConnection, mock: MockOpenAI
+) -> None:
+    model = OpenAIModel("gpt-5-forgetful", responses)
+    await ask(model, request("hi"), most_s=MOST_S)
+    for _ in range(2):
+        asked = request("hi", turns=(FIRST, CALLED, RESULTS))
+        assert text_of(await ask(model, asked, most_s=MOST_S)) == "42"
+
+    assert len(mock.requests) == 4
+
+
 async def test_without_what_it_reasoned_a_turn_is_told_in_plain_words(
     responses: OpenAIConnection, mock: MockOpenAI
 ) -> None:
