@@ -57,8 +57,10 @@ async def take_snapshot(
         live = session.scribe.live_page(None)
         stored_below = session.scribe.stored_below
         view = session.profile.view()
-        runs = [run.view() for run in session.open_runs()]
-        over = [run_id for run_id in dict.fromkeys(watch) if session.knows(run_id) and not session.find_open(run_id)]
+        runs = [run.view() for run in session.inbox.announced]
+        over = [
+            run_id for run_id in dict.fromkeys(watch) if session.inbox.knows(run_id) and not session.inbox.find(run_id)
+        ]
         page = await _page(store, session.session_id, live, stored_below, history_limit)
         text_bytes = 0
         for run_id in over:

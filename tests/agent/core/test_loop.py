@@ -111,7 +111,7 @@ async def test_a_cancel_ends_the_wait_for_another_try(autojump_clock: MockClock)
     async with open_core({"responses": [[{"fail": PATIENCE | {"retryAfterMs": 50_000}}]]}) as core:
         run = core.prompt("hi")
         await trio.sleep(1)
-        assert core.session.cancel(by=run.author).runs == (run,)
+        assert core.session.inbox.cancel(by=run.author).runs == (run,)
         await run.done.wait()
         assert trio.current_time() < 100_000 and terminals(core.events) == [(run.run_id, "cancelled")]
 
@@ -128,7 +128,7 @@ async def test_a_turn_knows_all_of_the_turn_before_though_a_queued_prompt_was_ca
         core.disk.hold_commits()
         last = core.prompt("last")
         await trio.sleep(0.1)
-        core.session.cancel_run(queued, by=queued.author)  # its messages come before the answer, in the order
+        core.session.inbox.cancel_run(queued, by=queued.author)  # its messages come before the answer, in the order
         await trio.sleep(0.1)
         core.gates.release("go")
         await trio.sleep(0.1)

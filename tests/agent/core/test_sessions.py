@@ -158,8 +158,8 @@ async def test_an_idle_session_is_let_go_of_and_read_again(autojump_clock: MockC
         await trio.sleep(UNLOAD_AFTER_S * 1.2)
         again = await core.coordinator.session(core.session.session_id)
         assert again is not core.session and again.stream.epoch != core.session.stream.epoch
-        assert again.recognise("mine", run.prompt, "prompt") is not None
-        assert again.accept_seq == 1
+        assert again.inbox.recognise("mine", run.prompt, "prompt") is not None
+        assert again.inbox.accept_seq == 1
         later = again.accept(prompt=run.prompt, run_id=None, delivery="queue", author=ALICE, model_id=None, meta=None)
         await later.done.wait()
         page = await messages_page(again, core.store, before=None, limit=100)
@@ -182,7 +182,7 @@ async def test_a_cancel_of_what_is_mine_takes_nobody_elses_steer_along(autojump_
         await trio.sleep(0.1)
         steered = core.prompt("other", delivery="steer", by=BOB)
         await trio.sleep(0.1)
-        assert core.session.cancel(by=ALICE, mine=True).runs == (main,)
+        assert core.session.inbox.cancel(by=ALICE, mine=True).runs == (main,)
         core.session.fold_into(main)
         await steered.done.wait()
         assert terminals(core.events) == [(main.run_id, "cancelled"), (steered.run_id, "end_turn")]
@@ -195,7 +195,7 @@ async def test_an_interrupt_that_is_taken_back_before_it_is_stored_interrupts_no
         main = core.prompt("gated")
         await trio.sleep(0.1)
         interrupt = core.prompt("now", delivery="interrupt")
-        assert core.session.clear_queue(by=ALICE).runs == (interrupt,)
+        assert core.session.inbox.clear_queue(by=ALICE).runs == (interrupt,)
         await interrupt.done.wait()
         core.gates.release("go")
         await main.done.wait()
@@ -225,8 +225,8 @@ async def test_a_full_queue_and_a_busy_session_refuse_and_reserve_nothing(autoju
             core.prompt("gated")
         with pytest.raises(QueueFull):
             core.prompt("one more")
-        assert core.session.accept_seq == MAX_QUEUED_PER_SESSION + 1
-        assert len(core.session.clear_queue(by=ALICE).runs) == MAX_QUEUED_PER_SESSION
+        assert core.session.inbox.accept_seq == MAX_QUEUED_PER_SESSION + 1
+        assert len(core.session.inbox.clear_queue(by=ALICE).runs) == MAX_QUEUED_PER_SESSION
         core.prompt("there is room again")
 
 
@@ -244,7 +244,7 @@ async def test_a_snapshot_taken_while_runs_end_joins_the_events_after_it(autojum
                 for _ in range(25):
                     nursery.start_soon(look)
                     await trio.sleep(0.002)
-            while not core.session.idle():
+            while core.session.inbox:
                 nursery.start_soon(look)
                 await trio.sleep(0.002)
         events = core.events

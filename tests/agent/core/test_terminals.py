@@ -10,6 +10,7 @@ from atrio_agent import session as session_module
 from atrio_agent.ending import Ending
 from atrio_agent.lifetime import Deadlines
 from atrio_agent.store.base import CompleteRun, StoreFailed, WriteRefused
+from atrio_protocol.errors import WorkspaceClosing
 from core_rig import BOB, Core, open_core, terminals
 
 GATED = {"match": "gated", "responses": [[{"say": "some "}, {"gate": "go"}, {"say": "more"}]]}
@@ -19,7 +20,7 @@ PLAIN = {"responses": [[{"say": "{{prompt}}"}]]}
 
 async def go_on(core: Core) -> None:
     """Let everything go on until nothing is left to do."""
-    while not core.session.idle():
+    while core.session.inbox:
         core.gates.release("go", everyone=True)
         await trio.sleep(0.5)
 
@@ -32,7 +33,7 @@ async def test_whichever_commit_fails_each_stored_prompt_ends_once(nth: int, aut
         await trio.sleep(0.3)
         accepted += [core.prompt("steered", delivery="steer"), core.prompt("late")]
         await trio.sleep(0.3)
-        core.session.cancel(by=BOB, mine=True)
+        core.session.inbox.cancel(by=BOB, mine=True)
         accepted.append(core.prompt("last"))
         await trio.sleep(0.3)
         await go_on(core)
@@ -57,7 +58,7 @@ async def test_an_end_that_cannot_be_stored_is_told_once_and_tried_again(autojum
         assert [event["title"] for event in core.events if event["type"] == "notice"] == [
             "The end of the run cannot be stored; trying again every second."
         ]
-        assert core.session.cancel(by=BOB).runs == (later,)  # the first one's end is decided
+        assert core.session.inbox.cancel(by=BOB).runs == (later,)  # the first one's end is decided
         view = run.view()
         assert view.state == "running"
         assert not any((view.text, view.message_id, view.finished_at, view.stop_reason))
@@ -111,7 +112,7 @@ async def test_an_end_that_can_never_be_stored_does_not_hold_up_the_session(
         await good.done.wait()
         assert bad.done.is_set() and not bad.completed
         assert terminals(core.events) == [(good.run_id, "end_turn")]
-        assert core.session.idle()
+        assert not core.session.inbox
 
 
 @pytest.mark.parametrize("at", ["_start", "fold_into"])
@@ -142,7 +143,7 @@ async def test_a_bug_in_the_session_itself_leaves_no_prompt_without_its_end(
         active, queued, cancelled = core.prompt("gated"), core.prompt("queued"), core.prompt("cancelled")
         await trio.sleep(0.1)
         core.disk.hold_commits()
-        core.session.cancel_run(cancelled, by=BOB)  # its end is on its way to the store
+        core.session.inbox.cancel_run(cancelled, by=BOB)  # its end is on its way to the store
         await trio.sleep(0.1)
         prompted = core.session.profile.prompted
         bugs = 1
@@ -189,7 +190,7 @@ async def test_a_bug_in_the_ending_does_not_hang_the_session(
         await go_on(core)
         assert first.done.is_set() and not first.completed
         assert terminals(core.events)[-1] == (second.run_id, "end_turn") or steered.completed
-        assert core.session.idle()
+        assert not core.session.inbox
 
 
 async def test_half_a_character_from_a_model_costs_no_turn_its_end(autojump_clock: MockClock) -> None:
@@ -221,5 +222,5 @@ async def test_quiescing_ends_everything_as_cancelled_and_takes_nothing_more(aut
         runs.append(core.prompt("gated"))  # its commit is under way
         await core.coordinator.quiesce(Deadlines.for_one_workspace())
         assert terminals(core.events) == [(run.run_id, "cancelled") for run in runs]
-        with pytest.raises(session_module.WorkspaceClosing):
+        with pytest.raises(WorkspaceClosing):
             core.prompt("late")
