@@ -234,7 +234,7 @@ class Schedule:
     async def _hold(self, point: str) -> None:
         self.held_at_start |= point == "run.start"
         self.held_at_accept |= point == "accept.commit"
-        self.server.gates.hold(point, self.session)  # type: ignore[arg-type]
+        self.server.gates.hold(point, self.session)  # type: ignore[arg-type]  # drawn from the points there are
 
     async def _delete(self) -> None:
         await self._let_store()  # a session is made below

@@ -207,7 +207,7 @@ async def test_interrupts_go_first_each_by_its_number(autojump_clock: MockClock)
         runs = {"first": core.prompt("gated")}
         await trio.sleep(0.1)
         for name, delivery in [("q1", "queue"), ("steer", "steer"), ("i1", "interrupt"), ("i2", "interrupt")]:
-            runs[name] = core.prompt(name, delivery=delivery)  # type: ignore[arg-type]
+            runs[name] = core.prompt(name, delivery=delivery)  # type: ignore[arg-type]  # one of the deliveries
         names = {run.run_id: name for name, run in runs.items()}
         for run in runs.values():
             await run.done.wait()
