@@ -159,10 +159,13 @@ class _Command:
         params = PromptParams(session_id=session_id, prompt=order.prompt, run_id=self.run_id, model=model or UNSET)
         try:
             try:
-                result = await client.call("session/prompt", params)
+                answer = await client.call("session/prompt", params)
             except WireError as exc:
-                await self._take_back(client, exc)
-                raise
+                answer = exc
+            if isinstance(answer, WireError):
+                await self._take_back(client, answer)
+                raise answer
+            result = answer
             if not order.quiet and not order.as_json:
                 await self._tell_session(client, model)
             if stream is None:
