@@ -245,7 +245,9 @@ async def _serve_within(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     with scope:
-        await serve(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            task_status.started()
 
 
 def _url(listening: Listening) -> str:

@@ -137,6 +137,9 @@ class Workspace:
                 caller.on_close.remove(lost)
         elif not caller.is_socket:
             self._held_until, self._born_held = -math.inf, False
+        if not self._needed():
+            # In this very step, so that whoever was answered finds it closing.
+            self.close_soon("unused", Deadlines.for_one_workspace())
         self._wake()
         return keys
 
@@ -221,7 +224,7 @@ class Workspace:
             # Whoever asked for it may be gone by now, and must not keep it for ever.
             self._held_until = trio.current_time() + HOLD_S
             self.ready.set()
-            reason, deadlines = await self._until_not_needed(coordinator)
+            reason, deadlines = await self._until_not_needed()
             self._refuse()
             log.info("workspace closing", workspace=self.workspace_id, reason=reason)
             self.stream.publish(WorkspaceClosingEvent(reason=reason))
@@ -236,18 +239,23 @@ class Workspace:
             self._coordinator.end_streams("workspace_closed")
         self.stream.close("closed")
 
-    async def _until_not_needed(self, coordinator: Coordinator) -> tuple[str, Deadlines]:
+    async def _until_not_needed(self) -> tuple[str, Deadlines]:
         """Wait until the workspace is to close; returns why and until when each step may take."""
         while True:
             if self._closing_for is not None:
                 return self._closing_for
             self.presence.expire(at=trio.current_time())
-            kept_by_runs = self._means.keep_alive == "runs" and coordinator.open_run_count() > 0
-            until = max(self._held_until, math.inf if len(self.presence) else -math.inf)
-            if not kept_by_runs and until <= trio.current_time():
+            if not self._needed():
                 return "unused", Deadlines.for_one_workspace()
             with trio.move_on_at(min(self.presence.next_loss_at(), self._next_hold_end())):
                 await self._changed.wait()
+
+    def _needed(self) -> bool:
+        """Whether somebody claims or holds it, or a run keeps it."""
+        if len(self.presence) or self._held_until > trio.current_time():
+            return True
+        runs = self._coordinator.open_run_count() if self._coordinator is not None else 0
+        return self._means.keep_alive == "runs" and runs > 0
 
     def _next_hold_end(self) -> float:
         return self._held_until if self._held_until > trio.current_time() else math.inf

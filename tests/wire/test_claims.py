@@ -156,7 +156,8 @@ async def _slow_to_close(store: Any, may_close: trio.Event) -> AsyncGenerator[St
         try:
             yield opened
         finally:
-            await may_close.wait()
+            with trio.move_on_after(20, shield=True):
+                await may_close.wait()
 
 
 @pytest.mark.scenario("S11")
