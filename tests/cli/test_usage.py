@@ -1,7 +1,9 @@
 """What `atrio` says about itself, and what it says to whoever holds it wrong."""
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import trio
 
 from atrio_process import COMMAND, Atrio
 from atrio_protocol.version import VERSION
+from atrio_server.statedir import running_server
 
 ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("hypercorn", "quart", "openai", "httpx2", "sqlite3", "sqlite_utils", "rich")
@@ -115,6 +118,9 @@ async def test_a_directory_that_is_gone_is_told_with_the_way_out(atrio: Atrio, t
     )
     assert done.returncode == 2
     assert b"atrio: the present directory is gone; go to another, or name one with --dir\n" in done.stderr
+    started = running_server(atrio.state_dir)
+    if started is not None:
+        os.kill(started.pid, signal.SIGTERM)
 
 
 async def test_a_server_that_is_not_there_is_told_in_one_sentence(atrio: Atrio) -> None:
