@@ -68,6 +68,10 @@ class TurnHost(Protocol):
         """What was said in this turn, its prompt and what was folded in included."""
         ...
 
+    async def in_order(self) -> None:
+        """Wait until a message may be made and published at once. To be called in the same step."""
+        ...
+
     def fold(self) -> None:
         """Take in the prompts that wait to be folded into this turn."""
         ...
@@ -103,6 +107,7 @@ async def run_turn(host: TurnHost) -> Outcome:
     recent: deque[bytes] = deque(maxlen=SAME_CALL_WINDOW)
     history = await host.history()
     for step in range(MAX_TURN_REQUESTS):
+        await host.in_order()
         host.fold()
         said = history + host.so_far()
         request = ModelRequest(
@@ -146,6 +151,8 @@ async def _ask(host: TurnHost, request: ModelRequest) -> Reply:
         try:
             async with host.model.stream(request) as events:
                 async for event in events:
+                    if reply.message is None:
+                        await host.in_order()
                     reply.take(event)
             break
         except RunError as exc:
@@ -183,6 +190,7 @@ async def _run_calls(host: TurnHost, message: LiveMessage, calls: list[Call]) ->
             outcome = ToolOutcome(content=(TextBlock(text=_NO_TEXT.format(name=call.name)),), is_error=True)
             result = _result(call, outcome)
         if results is None:
+            await host.in_order()
             results = host.scribe.draft(run_id=host.run.run_id, role="tool", parts=(result,))
             host.scribe.announce(results)
         else:

@@ -93,6 +93,7 @@ class Session:
         self._queue: list[LiveRun] = []
         self._active: LiveRun | None = None
         self._changed = trio.Event()
+        self._ending = trio.Lock()  # its holder has drafts: places in the order of messages that are not published yet
         self.profile = Profile(ground, loaded.row, self.stream, self._state)
         self.scribe = Scribe(
             workspace_id=ground.workspace_id,
@@ -356,6 +357,7 @@ class Session:
         with run.scope:
             try:
                 await self.hold("run.start", run)
+                await self.in_order()
                 turn = self._start(run)
                 outcome = await run_turn(turn)
             except RunError as exc:
@@ -407,12 +409,16 @@ class Session:
 
     async def _finish(self, run: LiveRun, outcome: Outcome) -> None:
         """Decide, store and publish the end of a run: exactly one terminal."""
+        decided = run.decide(outcome)
+        for ended in (*run.folded, run):
+            ended.outcome, ended.cancelled_by = decided, run.cancelled_by
+            ended.finished_at = ended.finished_at or now()
+        async with self._ending:
+            await self._finish_decided(run, decided)
+
+    async def _finish_decided(self, run: LiveRun, decided: Outcome) -> None:
         ending = self._endings.get(run)
         if ending is None:
-            decided = run.decide(outcome)
-            for ended in (*run.folded, run):
-                ended.outcome, ended.cancelled_by = decided, run.cancelled_by
-                ended.finished_at = now()
             ending = self._endings[run] = ending_of(self.scribe, run, decided)
             for folded in run.folded:
                 folded.message_id, folded.text, folded.usage = run.message_id, run.text, run.usage
@@ -428,6 +434,15 @@ class Session:
             self.scribe.drop_tail()
         self._ground.on_activity()
         self._wake()
+
+    async def in_order(self) -> None:
+        """Wait until a message may be made and published at once: the order of messages is that of their events.
+
+        Does not wait, nor let others run, where no end is being stored.
+        """
+        if self._ending.locked():
+            async with self._ending:
+                pass
 
     def _leave_to_recovery(self, run: LiveRun) -> None:
         """Forget a run that cannot be ended here; its terminal is not sent, and the next opening writes it."""

@@ -48,6 +48,10 @@ class Turn:
         mine = {self.run.run_id, *(folded.run_id for folded in self.run.folded)}
         return tuple(message.view() for message in self.scribe.tail if message.run_id in mine)
 
+    async def in_order(self) -> None:
+        """Wait until a message may be made and published at once."""
+        await self._session.in_order()
+
     def fold(self) -> None:
         """Take in the prompts that wait to be folded into this turn."""
         self._session.fold_into(self.run)

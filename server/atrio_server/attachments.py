@@ -134,12 +134,14 @@ class Attachments:
             self._line.append(attachment)
             self._on_news()
 
-    def next_frame(self, at: float) -> str | None:
+    def next_frame(self, at: float, *, along: bool = False) -> str | None:
         """Take the next frame, or None when there is none yet (see `next_at`).
 
         What this connection was detached from is told by a frame as well.
+        ``along``: it goes in one write with what was taken before, which is not sent yet.
         """
-        self._begin_window(at)
+        if not along:
+            self._begin_window(at)
         if self._held and at >= self._window_ends:
             self._release_held()
         while self._line:

@@ -2,8 +2,9 @@
 
 Lines go into a bounded list and are written by a task of the service, in a
 worker thread: a full pipe that nobody reads costs lines, not the server. What
-could not be kept is counted and said. Errors of one kind are written at most
-`ERRORS_PER_MINUTE` times a minute; the rest is counted too.
+could not be kept is counted and said. Warnings and errors of one kind are
+written at most `ERRORS_PER_MINUTE` times a minute; the rest is counted too. Any
+thread may log.
 
 Nothing here decides what is worth a line. No payload and no secret is ever
 given to a logger.
@@ -12,9 +13,11 @@ given to a logger.
 import logging
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 import structlog
@@ -29,6 +32,8 @@ FLUSH_S: Final = 0.5
 
 Event = MutableMapping[str, Any]
 
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.logs")
+
 
 class LogSink:
     """Takes lines at once and writes them when it can. Its `serve` runs as a task of the service."""
@@ -37,6 +42,8 @@ class LogSink:
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._news = trio.Event()
+        self._thread = threading.get_ident()
+        self._token: trio.lowlevel.TrioToken | None = None
         self._writing = trio.CapacityLimiter(1)
 
     def msg(self, message: str) -> None:
@@ -45,12 +52,14 @@ class LogSink:
             self._dropped += 1
             return
         self._lines.append(message)
-        self._news.set()
+        self._wake()
 
     log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
     async def serve(self) -> None:
         """Write lines until cancelled; then what is left, for a moment."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._wake()
         try:
             while True:
                 await self._news.wait()
@@ -60,6 +69,13 @@ class LogSink:
             with trio.move_on_after(FLUSH_S, shield=True):
                 await self._write()
 
+    def _wake(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._news.set()
+        elif self._token is not None:  # an event of Trio's is not for another thread to set
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._wake)
+
     async def _write(self) -> None:
         while self._lines:
             # A thread does not start in a cancelled scope: the lines must not be taken from the list for it.
@@ -67,20 +83,20 @@ class LogSink:
             lines = list(self._lines)
             self._lines.clear()
             if self._dropped:
-                lines.append(f"({self._dropped} log lines were dropped: nobody read them in time)")
-                self._dropped = 0
+                dropped, self._dropped = self._dropped, 0
+                log.warning("log lines dropped: nobody read them in time", lines=dropped)
             data = ("\n".join(lines) + "\n").encode("utf-8", "replace")
             await trio.to_thread.run_sync(_write_all, data, limiter=self._writing, abandon_on_cancel=True)
 
 
 class _ErrorLimit:
-    """A structlog processor that drops errors of one kind beyond the limit, and says how many."""
+    """A structlog processor that drops warnings and errors of one kind beyond the limit, and says how many."""
 
     def __init__(self) -> None:
         self._windows: dict[str, tuple[float, int]] = {}
 
     def __call__(self, _logger: object, method: str, event: Event) -> Event:
-        if method not in {"error", "exception", "critical"}:
+        if method not in {"warning", "error", "exception", "critical"}:
             return event
         kind = str(event.get("event"))
         begun, count = self._windows.get(kind, (0.0, 0))
@@ -100,17 +116,17 @@ def configure_logs(sink: LogSink, form: Literal["text", "json"], *, level: int =
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     steps: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _ErrorLimit(),
+        structlog.processors.format_exc_info,
     ]
-    if form == "json":
-        steps.append(structlog.processors.format_exc_info)
+    if form == "text":
+        steps.append(_flatten_traceback)
     structlog.configure(
         processors=[*steps, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -118,18 +134,23 @@ def configure_logs(sink: LogSink, form: Literal["text", "json"], *, level: int =
         cache_logger_on_first_use=False,
     )
     # Libraries that log by themselves (hypercorn, the SDKs) may say warnings, never payloads.
-    logging.basicConfig(handlers=[_Forward(sink)], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
 
 
 class _Forward(logging.Handler):
-    """Warnings of libraries, as lines of ours: the logger's name and the first line, no arguments' contents."""
-
-    def __init__(self, sink: LogSink) -> None:
-        super().__init__()
-        self._sink = sink
+    """Warnings of libraries as events of ours: the first line of what is said, without the arguments' contents."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._sink.msg(f"{record.levelname.lower()} {record.name}: {str(record.msg).splitlines()[0][:200]}")
+        write = log.error if record.levelno >= logging.ERROR else log.warning
+        write(f"from {record.name}", message=str(record.msg).partition("\n")[0][:200])
+
+
+def _flatten_traceback(_logger: object, _method: str, event: Event) -> Event:
+    """A structlog processor that keeps an event on its line."""
+    traceback = event.pop("exception", None)
+    if traceback is not None:
+        event["traceback"] = " | ".join(line.strip() for line in str(traceback).splitlines())
+    return event
 
 
 def _write_all(data: bytes) -> None:

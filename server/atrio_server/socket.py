@@ -48,6 +48,9 @@ from atrio_server.web_socket import BoundedWebSocket
 
 __all__ = ["CLOSE_S", "Connection", "serve_connection"]
 
+BURST_BYTES: Final = 64 * 1024
+"""So much is collected at most before it is written. A write may wake the peer, which costs more than the message."""
+
 CLOSE_S: Final = 1.0
 """How long a close frame may wait for its echo; what still comes is read and dropped meanwhile."""
 
@@ -75,6 +78,10 @@ class Connection:
         self._outbox = Outbox(self._wake, max_in_flight=MAX_IN_FLIGHT, max_waiting=MAX_WAITING)
         caller.check_waiting = self._outbox.check_waiting
         self._news: trio.Event | None = None
+        self._burst: list[str] = []
+        self._burst_bytes = 0
+        self._burst_has_events = False
+        self._in_burst: list[Work] = []
         self._reading = trio.CancelScope()
         self._closing: tuple[int, str] | None = None
         self._drain_until = -math.inf
@@ -211,10 +218,14 @@ class Connection:
                 work = outbox.take()
                 if work is not None:
                     await self._reply(work)
-                frame = attachments.next_frame(trio.current_time())
+                frame = attachments.next_frame(trio.current_time(), along=self._burst_has_events)
                 if frame is not None:
-                    await self._send(frame)
+                    self._burst_has_events = True
+                    await self._put(frame)
                 if work is not None or frame is not None:
+                    continue
+                if self._burst:
+                    await self._flush()
                     continue
                 if self._closing is not None and outbox.settled and attachments.drained:
                     self._drained.set()
@@ -240,7 +251,7 @@ class Connection:
         for key in work.behind:
             head = attachments.head(key)
             while (frame := attachments.frame_up_to(key, head)) is not None:
-                await self._send(frame)
+                await self._put(frame)
         if isinstance(outcome, WireError):
             data = encode_error(work.request_id, outcome.to_object())
         else:
@@ -250,8 +261,8 @@ class Connection:
                 attachments.begin(outcome.key, outcome.cursor)
                 outcome = outcome.result
             data = self._encode(work, outcome)
-        await self._send(data.decode())
-        self._outbox.written(work)
+        self._in_burst.append(work)
+        await self._put(data.decode())
 
     def _encode(self, work: Work, result: WireStruct) -> bytes:
         assert work.request_id is not None
@@ -264,10 +275,22 @@ class Connection:
             error = InternalError("The server failed to put its answer into words.", id=error_id)
             return encode_error(work.request_id, error.to_object())
 
-    async def _send(self, text: str) -> None:
+    async def _put(self, text: str) -> None:
+        """Add a message to what is written next."""
+        self._burst.append(text)
+        self._burst_bytes += len(text)
+        if self._burst_bytes >= BURST_BYTES:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        burst, self._burst = self._burst, []
+        self._burst_bytes, self._burst_has_events = 0, False
+        replies, self._in_burst = self._in_burst, []
         self._keep_alive.pause()
-        await self._ws.send_message(text)
+        await self._ws.send_messages(burst)
         self._keep_alive.resume()
+        for work in replies:
+            self._outbox.written(work)
 
     # Life and end.
 

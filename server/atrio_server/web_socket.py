@@ -11,6 +11,7 @@ the network are in memory.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -99,6 +100,31 @@ class BoundedWebSocket(WebSocketConnection):
         self._unread_bytes -= self._unread.popleft()
         self._taken.set()
         return message
+
+    async def send_messages(self, messages: Sequence[str]) -> None:
+        """Send messages in one write.
+
+        trio-websocket writes each by itself, and a write costs more than all else
+        about a small message. May go when it takes several.
+
+        Raises:
+            ConnectionClosed: The connection is closed or closing. Some may have been sent.
+        """
+        if self._close_reason is not None:
+            raise ConnectionClosed(self._close_reason)
+        data = b"".join([self._wsproto.send(TextMessage(data=message)) for message in messages])
+        try:
+            self._stream_lock.acquire_nowait()  # as a rule nobody has it, and waiting in vain costs a round of the loop
+        except trio.WouldBlock:
+            await self._stream_lock.acquire()
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._abort_web_socket()
+            assert self._close_reason is not None
+            raise ConnectionClosed(self._close_reason) from None
+        finally:
+            self._stream_lock.release()
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Close, and wait at most `LINGER_S` for the peer to do the same.

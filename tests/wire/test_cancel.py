@@ -280,3 +280,18 @@ async def test_a_cancel_may_be_a_notification(bench: Harness) -> None:
         await wire.call("test/gates", wait="go")
         await wire.send_raw('{"jsonrpc":"2.0","method":"session/cancel","params":{"sessionId":"' + session + '"}}')
         assert (await wire.completed(session, "one"))["stopReason"] == "cancelled"
+
+
+async def test_messages_are_published_in_their_order_also_while_the_queue_is_cleared(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(GATED)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        for turn in range(10):
+            await wire.prompt(session, "gated", runId=f"active{turn}")
+            await wire.call("test/gates", wait="go")
+            await wire.prompt(session, "never", runId=f"queued{turn}")
+            await wire.send("session/clear_queue", sessionId=session)
+            await wire.send("test/release", gate="go")
+            assert (await wire.completed(session, f"queued{turn}"))["stopReason"] == "cancelled"
+            assert (await wire.completed(session, f"active{turn}"))["stopReason"] == "end_turn"
+        orders = [event["message"]["order"] for event in wire.of_type(session, "message.created")]
+        assert orders == list(range(1, 41))

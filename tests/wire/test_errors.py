@@ -297,6 +297,7 @@ async def test_ids_of_every_json_rpc_type_are_echoed_and_a_reused_one_is_refused
             assert await wire.reply(json.loads(request_id)) == {}
         session = await new_session(wire, workspace)
         await wire.prompt(session, "gated", runId="one")
+        await wire.call("test/gates", wait="go")
         waiting = '{"jsonrpc":"2.0","id":"w","method":"run/wait","params":{"runId":"one"}}'
         await wire.send_raw(waiting)
         await wire.send_raw(waiting)

@@ -83,6 +83,7 @@ class Writer:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._queue: deque[_Queued] = deque()
+        self._growing: dict[tuple[str, int, str], _Growth] = {}  # text that comes behind the queue, by what it grows
         self._in_work: list[_Queued] = []
         self._wake = trio.Event()
         self._due: float = _NEVER
@@ -101,6 +102,7 @@ class Writer:
         elif not call:
             commit.settle()
         else:
+            self._queue_text()
             self._queue.append(_Queued(call, commit))
             self._make_due(_AT_ONCE)
         return commit
@@ -109,12 +111,12 @@ class Writer:
         """Queue a call that may wait a little for more, and that nobody waits for."""
         if self._closed:
             log.warning("write dropped: the store is closed")
+        elif len(call) == 1 and isinstance(call[0], AppendText):
+            self._grow(call[0])
         elif call:
+            self._queue_text()
             self._queue.append(_Queued(call, None))
-            self._collected_chars += sum(len(op.text) for op in call if isinstance(op, AppendText))
-            full = self._collected_chars >= COLLECT_CHARS
-            # While the disk refuses, text is no reason to ask it more often than planned.
-            self._make_due(max(_AT_ONCE if full else trio.current_time() + COLLECT_S, self._failed_at + RETRY_S))
+            self._collect(sum(len(op.text) for op in call if isinstance(op, AppendText)))
 
     def set_close_deadline(self, at: float) -> None:
         """Say by when (Trio's clock) closing must be over; also while it is under way."""
@@ -142,7 +144,7 @@ class Writer:
         """
         try:
             with self._shield:
-                while not self._closed or self._queue:
+                while not self._closed or self._queue or self._growing:
                     await self._until_due()
                     await self._write_batch()
                 await self._backend.aclose()
@@ -151,6 +153,29 @@ class Writer:
                 log.error("store given up at its closing deadline, left open")
             self._fail_rest()
             self._ended.set()
+
+    def _grow(self, op: AppendText) -> None:
+        """Queue text; as long as nothing but text is queued, all for one part is one operation from the beginning."""
+        place = op.message_id, op.part, op.field
+        growth = self._growing.get(place)
+        if growth is None:
+            self._growing[place] = _Growth(op)
+        else:
+            growth.texts.append(op.text)
+        self._collect(len(op.text))
+
+    def _queue_text(self) -> None:
+        """Let the text that was collected take its place in the queue; what comes now comes after it."""
+        self._queue.extend(_Queued((growth.op(),), None) for growth in self._growing.values())
+        self._growing.clear()
+
+    def _collect(self, chars: int) -> None:
+        self._collected_chars += chars
+        # While the disk refuses, text is no reason to ask it more often than planned.
+        if self._collected_chars >= COLLECT_CHARS:
+            self._make_due(self._failed_at + RETRY_S)
+        elif self._due == _NEVER:  # else it is due earlier already
+            self._make_due(max(trio.current_time() + COLLECT_S, self._failed_at + RETRY_S))
 
     def _make_due(self, at: float) -> None:
         if at < self._due:
@@ -164,6 +189,7 @@ class Writer:
             self._wake = trio.Event()
 
     async def _write_batch(self) -> None:
+        self._queue_text()
         self._in_work = batch = _tightened(self._queue)
         self._queue.clear()
         self._due = _NEVER
@@ -209,6 +235,7 @@ class Writer:
             self._make_due(self._failed_at + RETRY_S)
 
     def _fail_rest(self) -> None:
+        self._queue_text()
         rest = [*self._in_work, *self._queue]
         self._in_work = []
         self._queue.clear()
