@@ -86,7 +86,9 @@ class Place:
     ``root`` is the workspace's resolved directory. ``allowed`` are further
     directories that were permitted. ``closed`` are directories that no tool may
     enter, the state directory among them. ``permitted``: somebody has allowed
-    this very call, so that a path outside may be used. ``seen`` are the files
+    this very call, so that a path outside may be used; ``permitted_where`` is
+    what the `Ask` named, and a path that leads elsewhere by now is refused (None:
+    anywhere was allowed). ``seen`` are the files
     that the session has read, by absolute path; reading and writing keep it up
     to date. ``keep_version`` remembers a change before it is made. ``output``
     takes live output (text) and never blocks.
@@ -99,6 +101,7 @@ class Place:
     allowed: tuple[Path, ...] = ()
     closed: tuple[Path, ...] = ()
     permitted: bool = False
+    permitted_where: str | None = None
     seen: dict[str, FileSeen] = field(default_factory=dict[str, FileSeen])
     keep_version: Callable[[FileVersion], None] = field(default=lambda _version: None)
     output: Callable[[str], None] = field(default=lambda _text: None)

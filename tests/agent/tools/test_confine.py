@@ -18,7 +18,7 @@ from atrio_agent.tools import confine
 from atrio_agent.tools.base import Place, ToolFailed
 from atrio_agent.tools.confine import Inside, LinkMet, Outside, classify, open_beneath, open_exactly
 from atrio_agent.tools.files import Read, ReadInput
-from tool_calls import SECRET, Call, Text
+from tool_calls import SECRET, Call, Text, place_in
 
 SWAPS = 1_000
 
@@ -177,7 +177,7 @@ async def test_no_tool_looks_beneath_a_directory_outside(tool: str, path: str, m
 
 
 async def test_an_allowed_directory_is_open_and_what_lies_beside_it_is_not(maze: Path, outside: Path) -> None:
-    place = Place(root=maze, session_id="s", run_id="r", tool_call_id="t", allowed=(outside,))
+    place = place_in(maze, allowed=(outside,))
     with trio.fail_after(10):
         outcome = await Read().run(ReadInput(path="to_file"), place)
         assert SECRET in str(outcome.content)
@@ -219,7 +219,7 @@ def test_nothing_stays_open_after_a_refusal_or_an_error(maze: Path) -> None:
         pytest.skip("no way to count descriptors here")
     before = open_descriptors()
     for path in ("a.txt", "dir", "pipe", "self", "to_file", "nowhere/x", "a.txt/b", "dir/b.txt"):
-        with pytest.raises((ToolFailed, ZeroDivisionError)), open_beneath(path, maze):
+        with pytest.raises((ToolFailed, ZeroDivisionError)), open_beneath(path, place_in(maze)):
             raise ZeroDivisionError
     assert open_descriptors() == before
 
@@ -230,8 +230,8 @@ def test_a_link_that_is_put_there_after_the_check_is_not_followed(
 ) -> None:
     checks: list[str] = []
 
-    def classify_then_swap(path: str, root: Path, allowed: tuple[Path, ...] = ()) -> Inside | Outside:
-        found = classify(path, root, allowed)
+    def classify_then_swap(path: str, root: Path, *further: tuple[Path, ...]) -> Inside | Outside:
+        found = classify(path, root, *further)
         checks.append(path)
         if len(checks) == 1:
             first = root / Path(swapped).parts[0]
@@ -241,7 +241,7 @@ def test_a_link_that_is_put_there_after_the_check_is_not_followed(
 
     (outside / "b.txt").write_text(SECRET)
     monkeypatch.setattr(confine, "classify", classify_then_swap)
-    with pytest.raises(ToolFailed, match="is outside the workspace"), open_beneath(swapped, maze):
+    with pytest.raises(ToolFailed, match="is outside the workspace"), open_beneath(swapped, place_in(maze)):
         pass
     assert len(checks) == 2
 
@@ -301,7 +301,7 @@ def test_a_link_swapped_all_the_time_never_leads_a_read_out(path: str, maze: Pat
     seen: set[bytes] = set()
     for _ in range(SWAPS):
         try:
-            with open_beneath(path, maze) as opened:
+            with open_beneath(path, place_in(maze)) as opened:
                 seen.add(os.read(opened.fd, 100))
         except ToolFailed:
             continue
