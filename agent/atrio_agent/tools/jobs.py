@@ -49,8 +49,8 @@ log = structlog.get_logger("atrio.jobs")
 class Job:
     """One command. Made by `Jobs.start`, not by hand.
 
-    ``in_background``: nobody waits for it; it is listed, and passes on no live
-    output. ``pid`` is the shell's, once it runs.
+    ``in_background``: nobody waits for it (any more, if it ``was_waited_for``); it
+    is listed, and passes on no live output. ``pid`` is the shell's, once it runs.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class Job:
         self.command = command
         self.output = Capture(file, lambda text: None if self.in_background else live(text), threads)
         self.in_background = in_background
+        self.was_waited_for = not in_background
         self.pid: int | None = None
         self.result: Ended | None = None
         self.failure: str | None = None
@@ -75,6 +76,7 @@ class Job:
         self._ended_why: Why | None = None
         self._by: float | None = None
         self._scope = trio.CancelScope(deadline=self._began_at + limit_s)
+        self._started = trio.Event()
         self._ended = trio.Event()
 
     @property
@@ -96,6 +98,14 @@ class Job:
             "time limit": "ended at its time limit",
             "workspace": "ended with the workspace",
         }[self._ended_why or "workspace"]
+
+    def to_background(self) -> None:
+        """Nobody waits for it any more, and it goes on."""
+        self.in_background = True
+
+    async def wait_started(self) -> None:
+        """Wait until it runs, or it is known that it never will."""
+        await self._started.wait()
 
     async def wait(self) -> None:
         """Wait until it and everything it started has ended. Cancelling the waiter does not end it."""
@@ -143,10 +153,12 @@ class Job:
             log.exception("a command's task failed", job=self.job_id)
             self.failure = "an error in Atrio"
         finally:
+            self._started.set()
             self._ended.set()
 
     def _has_started(self, pid: int) -> None:
         self.pid = pid
+        self._started.set()
 
 
 class Jobs:

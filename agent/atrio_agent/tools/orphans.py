@@ -82,7 +82,7 @@ class Kin:
         return await trio.to_thread.run_sync(self._look, limiter=self._threads, abandon_on_cancel=True)
 
     async def end(self, by: float) -> int:
-        """End them all: TERM, a second, KILL, until none is left. Shielded from cancellation.
+        """End them all: TERM, a second, KILL, until none is left. Shield it from cancellation.
 
         Args:
             by: When to stop waiting, in Trio's time. Who is left then is killed, not waited for, and logged.
@@ -92,7 +92,7 @@ class Kin:
         """
         pids: list[int] = []
         count = 0
-        with trio.CancelScope(deadline=by, shield=True) as limit:
+        with trio.CancelScope(deadline=by) as limit:
             pids = await self.alive()
             count = len(pids)
             killed_from = min(trio.current_time() + _GRACE_S, by - _KILL_S)

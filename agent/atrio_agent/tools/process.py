@@ -123,7 +123,8 @@ async def run_command(
             await process.wait()
         finally:
             by = ends_by() or trio.current_time() + CLOSE_S
-            left_running = await kin.end(by)
+            with trio.CancelScope(deadline=max(by, trio.current_time()) + _LEAST_S, shield=True):
+                left_running = await kin.end(by)
             now = trio.current_time()
             with trio.CancelScope(deadline=max(now + _LEAST_S, min(by, now + _DRAIN_S)), shield=True):
                 await process.wait()
