@@ -46,6 +46,10 @@ def said(outcome: ToolOutcome) -> str:
     return block.text
 
 
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines()
+
+
 @pytest.fixture
 async def rig(place: Place, tmp_path: Path) -> AsyncGenerator[Rig]:
     with trio.fail_after(LIMIT_S):
@@ -68,7 +72,7 @@ async def test_long_output_names_the_file_that_has_all_of_it(rig: Rig) -> None:
     assert len(text) <= 30_000
     file = Path(text.partition("all is in ")[2].partition(" …]")[0])
     assert file.parent == rig.jobs.folder
-    assert file.read_text().endswith("\n19999\n20000\n")
+    assert lines_of(file)[-2:] == ["19999", "20000"]
 
 
 async def test_a_command_runs_in_the_directory_it_names(rig: Rig) -> None:
@@ -166,7 +170,7 @@ async def test_a_background_command_is_ended_at_the_time_it_was_given(rig: Rig) 
 
 async def test_what_a_command_leaves_running_is_ended_and_that_is_said(rig: Rig) -> None:
     text, _ = await rig(command="sleep 1000 & echo started")
-    assert text == ("started\n[It left 1 process running, which were ended. Use background for what is to go on.]")
+    assert text == ("started\n[What it left running (1 process) was ended. Use background for what is to go on.]")
 
 
 async def test_a_cancelled_call_is_over_when_everything_it_started_is_gone(rig: Rig) -> None:
