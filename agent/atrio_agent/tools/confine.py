@@ -38,6 +38,7 @@ __all__ = [
     "open_beneath",
     "open_exactly",
     "open_parent",
+    "refuse_special",
 ]
 
 _NEVER: Final = ("/proc", "/sys", "/dev")
@@ -221,12 +222,12 @@ def open_exactly(base: Path, parts: Sequence[str]) -> int:
             os.close(fd)
             fd = below
         # Looked at before it is opened: opening a device can already do something.
-        _refuse_special(os.stat(parts[-1], dir_fd=fd, follow_symlinks=False), parts[-1])
+        refuse_special(os.stat(parts[-1], dir_fd=fd, follow_symlinks=False), parts[-1])
         found = _open_unlinked(parts[-1], _AT_THE_END, fd)
     finally:
         os.close(fd)
     try:
-        _refuse_special(os.fstat(found), parts[-1])
+        refuse_special(os.fstat(found), parts[-1])
     except BaseException:
         os.close(found)
         raise
@@ -321,7 +322,13 @@ def _is_link(name: str, dir_fd: int) -> bool:
     return stat.S_ISLNK(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode)
 
 
-def _refuse_special(status: os.stat_result, name: str) -> None:
+def refuse_special(status: os.stat_result, name: str) -> None:
+    """Refuse what is neither file nor directory.
+
+    Raises:
+        LinkMet: It is a link.
+        ToolFailed: It is a device, pipe or socket.
+    """
     mode = status.st_mode
     if stat.S_ISLNK(mode):
         raise LinkMet(name)
