@@ -17,9 +17,11 @@ import pytest
 import trio
 
 from atrio_agent.tools import confine, replacing
-from atrio_agent.tools.base import FileSeen, Place, ToolFailed
+from atrio_agent.tools.base import FileSeen, Place, Tool, ToolFailed
+from atrio_agent.tools.change import EditFile, MultiEdit, Write
 from atrio_agent.tools.confine import Inside, LinkMet, Outside, classify, open_beneath, open_exactly
 from atrio_agent.tools.files import Read, ReadInput
+from atrio_agent.tools.registry import Tools
 from atrio_agent.tools.replacing import Rewritten, make_change
 from atrio_agent.tools.threads import Chance, in_files_thread
 from tool_calls import SECRET, Call, Text, place_in
@@ -119,6 +121,40 @@ async def test_a_path_that_leads_out_is_refused(path: str, maze: Path, outside: 
         await Read().run(given, place)
     assert SECRET not in str(refusal.value)
     str(refusal.value).encode()
+
+
+def everything_beside(root: Path) -> dict[str, str]:
+    """What lies beside the workspace, by path, with its content."""
+    return {
+        str(path): path.read_text() if path.is_file() else ""
+        for path in root.parent.rglob("*")
+        if not path.is_relative_to(root)
+    }
+
+
+@pytest.mark.parametrize("tool", [Write(), EditFile(), MultiEdit()], ids=["write", "edit", "multi_edit"])
+@pytest.mark.parametrize("path", ESCAPES.values(), ids=ESCAPES.keys())
+async def test_a_path_that_leads_out_is_not_written_to(
+    tool: Tool, path: str, maze: Path, outside: Path, place: Place
+) -> None:
+    pair = {"old": "", "new": "x\n"}
+    raw = {"write": {"content": "x\n"}, "edit": pair, "multi_edit": {"edits": [pair]}}[tool.name]
+    before = everything_beside(maze)
+    tools = Tools([tool])
+    said = ""
+    try:
+        given = tools.validate(tool.name, {"path": path.format(root=maze, outside=outside), **raw})
+        with trio.fail_after(10):
+            asked = await tool.ask(given, place)
+            assert asked is not None
+            await tool.run(given, place)
+    except ToolFailed as refusal:
+        said = str(refusal)
+    else:  # a new name in the workspace that only looks like a way out
+        assert Path(asked.where).is_relative_to(maze)
+    assert SECRET not in said
+    said.encode()
+    assert everything_beside(maze) == before
 
 
 @pytest.mark.parametrize(
