@@ -24,7 +24,10 @@ import trio
 from atrio_agent.lifetime import CLOSE_S
 from atrio_agent.tools.orphans import Kin
 
-__all__ = ["Directory", "Ended", "Sink", "child_environment", "child_path", "run_command"]
+__all__ = ["SHELLS", "Directory", "Ended", "Sink", "child_environment", "child_path", "run_command"]
+
+SHELLS: Final = ("bash", "sh")
+"""What reads a command: the first of these that there is."""
 
 _PASSED_ON: Final = ("HOME", "LANG", "LANGUAGE", "LOGNAME", "SHELL", "TMPDIR", "TZ", "USER")
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
@@ -112,7 +115,8 @@ async def run_command(
     name, _, value = mark.partition("=")
     process = await _start(command, directory, {**environment, name: value}, threads)
     started(process.pid)
-    kin = Kin(process.pid, mark, threads)
+    # A thread of its own: a disk that hangs must not keep processes from being ended.
+    kin = Kin(process.pid, mark, trio.CapacityLimiter(1))
     left_running = 0
     drained = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -179,7 +183,8 @@ async def _read(process: trio.Process, sink: Sink, reading: trio.CancelScope, dr
 
 
 def _shell(path: str) -> list[str]:
-    bash = shutil.which("bash", path=path)
-    if bash is not None:
-        return [bash, "--noprofile", "--norc"]
-    return [shutil.which("sh", path=path) or "/bin/sh"]
+    for name in SHELLS:
+        program = shutil.which(name, path=path)
+        if program is not None:
+            return [program, "--noprofile", "--norc"] if name == "bash" else [program]
+    return ["/bin/sh"]

@@ -20,6 +20,7 @@ from typing import Final
 from atrio_agent.tools.base import Place, ToolFailed
 from atrio_agent.tools.commands import plain_commands
 from atrio_agent.tools.confine import Inside, classify, closed_beneath
+from atrio_agent.tools.process import SHELLS
 
 __all__ = ["CAREFUL_GIT", "AllowList", "AllowListMalformed"]
 
@@ -188,6 +189,8 @@ class AllowList:
         commands = plain_commands(command)
         if commands is None or not _is_open(".", directory, place):
             return False
+        if any(_is_ours(shell, place, path) for shell in SHELLS):
+            return False
         return all(
             _is_foreign(words[0], place, path)
             and (self._is_added(words, directory, place) or _is_listed(words, directory, place))
@@ -216,12 +219,14 @@ def _addition(line: str) -> tuple[tuple[str, ...], bool]:
 
 def _is_foreign(program: str, place: Place, path: str) -> bool:
     """Whether the name stands for a program of the system, not for one that lies in the workspace."""
+    return shutil.which(program, path=path) is not None and not _is_ours(program, place, path)
+
+
+def _is_ours(program: str, place: Place, path: str) -> bool:
     found = shutil.which(program, path=path)
-    if found is None:
-        return False
-    return not any(
-        Path(name).is_relative_to(base) and base != Path("/")
-        for name in (found, Path(found).resolve())
+    return found is not None and any(
+        name.is_relative_to(base) and base != Path("/")
+        for name in (Path(found), Path(found).resolve())
         for base in (place.root, *place.allowed)
     )
 

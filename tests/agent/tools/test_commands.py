@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from atrio_agent.tools.base import Place
 from atrio_agent.tools.commands import plain_commands
@@ -369,6 +371,14 @@ def test_a_link_on_the_path_to_a_program_of_the_workspace_asks(place: Place, tmp
     assert not allows("ls", open_place(place), path=f"{tmp_path / 'bin'}:{child_path()}")
 
 
+def test_a_shell_of_the_workspace_makes_everything_ask(place: Place) -> None:
+    program = place.root / "bin" / "bash"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert not allows("ls", open_place(place), path=f"{program.parent}:{child_path()}")
+
+
 @pytest.mark.parametrize(
     ("command", "is_allowed"),
     [
@@ -406,3 +416,16 @@ def test_words_are_taken_out_of_their_quotes() -> None:
         ("pwd",),
     )
     assert plain_commands("echo '' \"\"") == (("echo", "", ""),)
+
+
+@given(st.text(alphabet="ab1 -./'\"\\$`*?[]{},~!#;&|<>()=:@%^+\t\n", max_size=12))
+@example("a 'b c'\"d\"")
+@example("--x='a b'")
+@example("a:~ =~")
+def test_a_shell_makes_the_same_words_of_what_is_plain(arguments: str) -> None:
+    commands = plain_commands(f"echo {arguments}")
+    if commands is None or len(commands) != 1:
+        return
+    bash = ["bash", "--noprofile", "--norc", "-c", f"printf '%s\\0' {arguments}"]
+    printed = subprocess.run(bash, capture_output=True, check=True, cwd="/usr/bin", text=True).stdout
+    assert tuple(printed.split("\0")[:-1]) == (commands[0][1:] or ("",))
