@@ -269,8 +269,6 @@ def _check_unchanged(path: str, change: Change, directory: int) -> None:
         now = os.stat(change.at.parts[-1], dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         now = None
-    if now is not None and stat.S_ISLNK(now.st_mode):
-        raise LinkMet(change.at.parts[-1])
     if _identity(now) != _identity(change.status):
         raise ToolFailed(f"'{shown(path, max_chars=200)}' has just been changed by somebody else. Read it again.")
 
