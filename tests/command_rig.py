@@ -29,6 +29,11 @@ def opener(path: Path) -> Callable[[], Directory]:
     return lambda: Directory(os.open(path, os.O_RDONLY | os.O_DIRECTORY), path)
 
 
+def mine(name: str) -> str:
+    """A run id that no other run of the tests on this machine has."""
+    return f"{name}-{os.getpid()}"
+
+
 def marked(run_id: str) -> list[int]:
     """The pids that carry a run's mark."""
     entry = f"ATRIO_RUN={run_id}".encode()

@@ -13,7 +13,7 @@ from atrio_agent.tools.jobs import Job, Jobs, JobsTool, open_jobs
 from atrio_agent.tools.process import child_environment
 from atrio_agent.tools.registry import Tools
 from atrio_protocol.content import TextBlock
-from command_rig import STUBBORN, Heard, exists, marked, opener
+from command_rig import STUBBORN, Heard, exists, marked, mine, opener
 
 LIMIT_S = 60
 WAITING = "echo pid $$; while :; do sleep 0.05; done"
@@ -81,56 +81,56 @@ async def test_jobs_are_listed_with_how_they_are(root: Path, tmp_path: Path) -> 
 async def test_a_job_that_is_killed_is_gone_with_all_it_started(root: Path, tmp_path: Path) -> None:
     heard = Heard()
     async with workspace(tmp_path / "long") as jobs:
-        job = start(jobs, root, STUBBORN, run_id="killed-1", live=heard, in_background=False)
+        job = start(jobs, root, STUBBORN, run_id=mine("killed-1"), live=heard, in_background=False)
         pids = await heard.pids(4)
         job.in_background = True
         said, _ = await ask(jobs, root, action="kill", jobId=job.job_id)
         assert said.endswith("[job-1: ended on request]")
         assert not job.is_running
         assert [pid for pid in pids if exists(pid)] == []
-        assert marked("killed-1") == []
+        assert marked(mine("killed-1")) == []
 
 
 async def test_jobs_die_with_their_workspace_and_with_no_other(root: Path, tmp_path: Path) -> None:
     async with workspace(tmp_path / "one") as one:
-        ours = start(one, root, WAITING, run_id="ours-1")
+        ours = start(one, root, WAITING, run_id=mine("ours-1"))
         await heard_from(one, root, ours, "pid")
         async with workspace(tmp_path / "two") as two:
-            await heard_from(two, root, start(two, root, STUBBORN, run_id="theirs-1"), "pid")
-        assert marked("theirs-1") == []
+            await heard_from(two, root, start(two, root, STUBBORN, run_id=mine("theirs-1")), "pid")
+        assert marked(mine("theirs-1")) == []
         assert ours.is_running
-        assert marked("ours-1")
-    assert marked("ours-1") == []
+        assert marked(mine("ours-1"))
+    assert marked(mine("ours-1")) == []
     assert ours.state == "ended with the workspace"
 
 
 async def test_a_workspace_that_is_cancelled_ends_its_jobs_too(root: Path, tmp_path: Path) -> None:
     with trio.CancelScope() as server:
         async with workspace(tmp_path / "long") as jobs:
-            await heard_from(jobs, root, start(jobs, root, STUBBORN, run_id="server-1"), "pid")
+            await heard_from(jobs, root, start(jobs, root, STUBBORN, run_id=mine("server-1")), "pid")
             server.cancel()
             await trio.sleep_forever()
     assert server.cancelled_caught
-    assert marked("server-1") == []
+    assert marked(mine("server-1")) == []
 
 
 async def test_closing_keeps_to_the_deadline_it_is_given(root: Path, tmp_path: Path) -> None:
     async with workspace(tmp_path / "long") as jobs:
-        job = start(jobs, root, STUBBORN, run_id="closed-1")
+        job = start(jobs, root, STUBBORN, run_id=mine("closed-1"))
         await heard_from(jobs, root, job, "pid")
         jobs.close(by=trio.current_time() + 2)
         await job.wait()
-        assert marked("closed-1") == []
+        assert marked(mine("closed-1")) == []
         with pytest.raises(ToolFailed, match="closing"):
             start(jobs, root, "true")
 
 
 async def test_a_job_ends_at_its_time_limit(root: Path, tmp_path: Path) -> None:
     async with workspace(tmp_path / "long") as jobs:
-        job = start(jobs, root, WAITING, run_id="limit-1", limit_s=0.2)
+        job = start(jobs, root, WAITING, run_id=mine("limit-1"), limit_s=0.2)
         await job.wait()
         assert job.state == "ended at its time limit"
-        assert marked("limit-1") == []
+        assert marked(mine("limit-1")) == []
 
 
 async def test_a_job_that_cannot_be_started_says_why(root: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from atrio_agent.tools.base import ToolFailed
 from atrio_agent.tools.capture import Capture
 from atrio_agent.tools.orphans import become_reaper
 from atrio_agent.tools.process import Directory, Ended, child_environment, child_path, run_command
-from command_rig import STUBBORN, Heard, exists, marked, opener
+from command_rig import STUBBORN, Heard, exists, marked, mine, opener
 
 LIMIT_S = 60
 
@@ -200,22 +200,24 @@ async def test_a_flood_is_bounded_in_memory_and_for_those_who_watch_and_holds_no
 
 
 async def test_what_a_command_leaves_running_ends_with_it(rig: Rig) -> None:
-    ended = await rig("sleep 1000 & setsid sleep 1000 & (setsid sleep 1000 &) & wait %3; echo done", run_id="left-1")
+    ended = await rig(
+        "sleep 1000 & setsid sleep 1000 & (setsid sleep 1000 &) & wait %3; echo done", run_id=mine("left-1")
+    )
     assert ended.exit_code == 0
     assert ended.left_running >= 2
     assert rig.capture.text() == "done\n"
-    assert marked("left-1") == []
+    assert marked(mine("left-1")) == []
 
 
 async def test_a_cancel_ends_everything_however_it_resists(rig: Rig) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: rig(STUBBORN, run_id="stubborn-1"))
+        nursery.start_soon(lambda: rig(STUBBORN, run_id=mine("stubborn-1")))
         with trio.fail_after(LIMIT_S):
             pids = await rig.heard.pids(4)
         assert len(set(pids)) == 4
-        assert set(pids) <= set(marked("stubborn-1"))
+        assert set(pids) <= set(marked(mine("stubborn-1")))
         nursery.cancel_scope.cancel()
-    assert marked("stubborn-1") == []
+    assert marked(mine("stubborn-1")) == []
     assert [pid for pid in pids if exists(pid)] == []  # reaped as well
 
 
@@ -230,11 +232,11 @@ async def test_a_process_that_hides_its_environment_is_found_by_its_parents(rig:
 
 async def test_a_stopped_process_is_ended_too(rig: Rig) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: rig("sleep 1000 & echo pid $!; kill -STOP $!; wait", run_id="stopped-1"))
+        nursery.start_soon(lambda: rig("sleep 1000 & echo pid $!; kill -STOP $!; wait", run_id=mine("stopped-1")))
         with trio.fail_after(LIMIT_S):
             await rig.heard.pids(1)
         nursery.cancel_scope.cancel()
-    assert marked("stopped-1") == []
+    assert marked(mine("stopped-1")) == []
 
 
 async def test_a_command_may_say_goodbye_when_it_is_asked_to_end(rig: Rig) -> None:
@@ -248,13 +250,13 @@ async def test_a_command_may_say_goodbye_when_it_is_asked_to_end(rig: Rig) -> No
 
 async def test_when_the_time_is_over_everything_is_killed_and_not_waited_for(rig: Rig) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: rig(STUBBORN, run_id="deadline-1", by=trio.current_time()))
+        nursery.start_soon(lambda: rig(STUBBORN, run_id=mine("deadline-1"), by=trio.current_time()))
         with trio.fail_after(LIMIT_S):
             await rig.heard.pids(4)
         nursery.cancel_scope.cancel()
     with trio.fail_after(LIMIT_S):
         while True:
-            if not marked("deadline-1"):
+            if not marked(mine("deadline-1")):
                 break
             await trio.lowlevel.checkpoint()
 

@@ -15,7 +15,7 @@ from atrio_agent.tools.registry import Tools
 from atrio_agent.tools.shell import Shell
 from atrio_protocol.content import TextBlock
 from atrio_protocol.parts import Location
-from command_rig import STUBBORN, Heard, exists, marked
+from command_rig import STUBBORN, Heard, exists, marked, mine
 
 LIMIT_S = 60
 
@@ -174,12 +174,12 @@ async def test_what_a_command_leaves_running_is_ended_and_that_is_said(rig: Rig)
 
 
 async def test_a_cancelled_call_is_over_when_everything_it_started_is_gone(rig: Rig) -> None:
-    place = replace(rig.place, run_id="cancelled-1")
+    place = replace(rig.place, run_id=mine("cancelled-1"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: rig(command=STUBBORN, place=place))
         pids = await rig.heard.pids(4)
         nursery.cancel_scope.cancel()
-    assert marked("cancelled-1") == []
+    assert marked(mine("cancelled-1")) == []
     assert [pid for pid in pids if exists(pid)] == []
     assert rig.jobs.listed() == ()
 
