@@ -8,7 +8,8 @@ because this process is made their reaper (`become_reaper`); they are reaped one
 by one, by their number, so that nobody else's exit status is ever taken.
 
 What wiped its environment, left its session and lost its parent before anybody
-looked cannot be told from a stranger. Without ``/proc`` (not Linux) only the
+looked cannot be told from a stranger, nor can what began a session and was dead
+by then: its entry in the process table stays until we end. Without ``/proc`` (not Linux) only the
 process group is known. Only pids that carry one of the signs get a signal.
 """
 
@@ -143,8 +144,10 @@ class Kin:
             self._known[pid] = table[pid].born
             if table[pid].session != ours:
                 self._sessions.add(table[pid].session)
-        for pid in kin:
-            if table[pid].is_dead and table[pid].parent == me and pid != self._leader:
+        for pid, seen in table.items():
+            # A child that we made ourselves is of our session or the first of its own: any other is an orphan.
+            is_orphan = pid in kin or seen.session not in {ours, pid}
+            if seen.is_dead and seen.parent == me and pid != self._leader and is_orphan:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
         return sorted(pid for pid in kin if not table[pid].is_dead)

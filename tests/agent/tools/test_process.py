@@ -261,6 +261,21 @@ async def test_when_the_time_is_over_everything_is_killed_and_not_waited_for(rig
             await trio.lowlevel.checkpoint()
 
 
+async def test_an_orphan_that_was_dead_before_anybody_looked_is_reaped(rig: Rig) -> None:
+    await rig("""
+        mkfifo go
+        (setsid bash -c '(read _ <go) & echo $! >pid' &)
+        until [ -s pid ]; do sleep 0.01; done
+        state() { cut -d' ' -f"$1" "/proc/$(cat pid)/stat"; }
+        until [ "$(state 4)" = "$PPID" ]; do sleep 0.01; done
+        echo >go
+        until [ "$(state 3)" = Z ]; do sleep 0.01; done
+        echo pid $(cat pid)
+    """)
+    (pid,) = await rig.heard.pids(1)
+    assert not exists(pid)
+
+
 def ended_and_not_reaped(code: int) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(["sh", "-c", f"exit {code}"], env={**os.environ, "ATRIO_RUN": "run"})
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
