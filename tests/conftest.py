@@ -27,9 +27,10 @@ settings.load_profile("atrio")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Forget the developer's keys and move their directories, for this process and all that it starts."""
+    """Forget the developer's keys, models and directories, for this process and all that it starts."""
     for name in [name for name in os.environ if name.startswith(FOREIGN_PREFIXES)]:
         del os.environ[name]
+    os.environ["ATRIO_LOCAL_MODELS"] = "0"
     home = tempfile.TemporaryDirectory(prefix="atrio-tests-")
     config.add_cleanup(home.cleanup)
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):

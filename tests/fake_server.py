@@ -94,14 +94,20 @@ class FakeServer:
         """How many of the next tries to connect find nobody."""
         self.refuse_tcp = False
         """Hangs up on whoever connects."""
+        self.model: Json = {"modelId": "m1", "provider": "fake", "name": "m1", "default": True, "reason": "KEY is set."}
+        """The only model there is."""
         self.position = 0
         """What an answer to a prompt says of the queue."""
         self.deaf = False
         """Reads everything and answers nothing."""
         self.swallow: set[str] = set()
         """Methods that are carried out once without their answer: the connection is cut instead."""
-        self.answers: dict[str, Callable[[Json], Json]] = {}
-        """Methods with an answer of the test's own."""
+        self.answers: dict[str, Callable[[Json], Json]] = {
+            "model/list": lambda _: {"models": [self.model]},
+            "session/get": lambda params: {"session": session_json(params["sessionId"])},
+            "session/delete": self._delete,
+        }
+        """Methods with an answer of the test's own, or one that no connection has a part in."""
         self.on_prompt: Callable[[FakeSession, Json], None] = say_pong
         self.news = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -157,6 +163,12 @@ class FakeServer:
             await connection.run()
         finally:
             self._live.discard(connection)
+
+    def _delete(self, params: Json) -> Json:
+        del self.sessions[params["sessionId"]]
+        for connection in self._live:
+            connection.cursors.pop(params["sessionId"], None)
+        return {}
 
     def publish(self, session_id: str, event_type: str, **body: Any) -> None:
         self.sessions[session_id].publish(event_type, **body)
@@ -238,6 +250,8 @@ class FakeConnection:
                 await trio.lowlevel.checkpoint()
                 news = self.server.news
                 for session_id in list(self.cursors):
+                    if session_id not in self.cursors:
+                        continue
                     session = self.server.sessions[session_id]
                     for event in session.since(self.cursors[session_id]):
                         if session_id not in self.cursors:

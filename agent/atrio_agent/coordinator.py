@@ -144,16 +144,16 @@ class Coordinator:
 
     def open_run_count(self) -> int:
         """How many accepted runs are not completed."""
-        return sum(held.session.open_count() for held in self._held.values())
+        return sum(len(held.session.inbox) for held in self._held.values())
 
     def active_run_count(self) -> int:
         """How many runs their sessions have taken."""
-        return sum(held.session.active is not None for held in self._held.values())
+        return sum(held.session.inbox.active is not None for held in self._held.values())
 
     def find_open_run(self, run_id: str) -> LiveRun | None:
         """A run that is not completed; it may still be on its way to the store."""
         for held in self._held.values():
-            run = held.session.find_open(run_id)
+            run = held.session.inbox.find(run_id)
             if run is not None:
                 return run
         return None
@@ -244,7 +244,7 @@ class Coordinator:
             self._deleted.difference_update(doomed)
             for session_id in doomed:
                 if session_id in self._held:
-                    self._held[session_id].session.closing = self.closing
+                    self._held[session_id].session.inbox.closing = self.closing
             raise
         for session_id in doomed:
             one = self._held.pop(session_id, None)
@@ -263,7 +263,7 @@ class Coordinator:
             for session_id, held in list(self._held.items()):
                 session = held.session
                 if (
-                    not session.idle()
+                    session.inbox
                     or session.stream.readers
                     or session.profile.view().viewers
                     or session_id in self._deleted

@@ -18,6 +18,7 @@ from atrio_agent.models.base import Model
 from atrio_agent.store.base import Op, PutSession, SessionRow, StoreFailed
 from atrio_agent.streams import Stream
 from atrio_agent.titles import NEW_SESSION, fallback_title, make_title
+from atrio_agent.usage import usage_with
 from atrio_protocol.content import ContentBlock
 from atrio_protocol.events import SessionUpdated
 from atrio_protocol.struct import UNSET
@@ -143,16 +144,7 @@ class Profile:
 
     def count_tokens(self, usage: Usage) -> None:
         """A model request used this much."""
-        before = self.row.usage
-        self._change(
-            usage=Usage(
-                input_tokens=before.input_tokens + usage.input_tokens,
-                output_tokens=before.output_tokens + usage.output_tokens,
-                context_tokens=usage.context_tokens,
-                context_size=usage.context_size,
-                estimated=before.estimated or usage.estimated,
-            )
-        )
+        self._change(usage=usage_with(self.row.usage, usage))
         self.refresh()
 
     def ops_at_end(self, new_messages: int) -> tuple[Op, ...]:

@@ -6,7 +6,7 @@ lies below it. So the snapshot is true as of its place, however long the store
 takes, and the events after it join without gap or overlap.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -15,9 +15,14 @@ from atrio_agent.store.base import Store
 from atrio_agent.streams import Cursor
 from atrio_protocol.limits import PAGE_BYTES
 from atrio_protocol.methods import SessionSnapshot
+from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Message, Run
 
 __all__ = ["Page", "messages_page", "take_snapshot"]
+
+
+WATCHED_TEXT_BYTES: Final = 256 * 1024
+"""Text of watched runs that one snapshot carries; `run/get` has what is left out."""
 
 
 class Page(NamedTuple):
@@ -52,13 +57,17 @@ async def take_snapshot(
         live = session.scribe.live_page(None)
         stored_below = session.scribe.stored_below
         view = session.profile.view()
-        runs = [run.view() for run in session.open_runs()]
-        over = [run_id for run_id in dict.fromkeys(watch) if session.knows(run_id) and not session.find_open(run_id)]
+        runs = [run.view() for run in session.inbox.announced]
+        over = [
+            run_id for run_id in dict.fromkeys(watch) if session.inbox.knows(run_id) and not session.inbox.find(run_id)
+        ]
         page = await _page(store, session.session_id, live, stored_below, history_limit)
+        text_bytes = 0
         for run_id in over:
             stored = await store.run(run_id)
             if stored is not None and stored.session_id == session.session_id and stored.state == "completed":
-                runs.append(_without_prompt(stored))
+                text_bytes += 0 if stored.text is UNSET else len(stored.text.encode())
+                runs.append(_as_watched(stored, with_text=text_bytes <= WATCHED_TEXT_BYTES))
         if not cursor.lagged:
             return cursor, SessionSnapshot(
                 session=view,
@@ -93,5 +102,5 @@ async def _page(store: Store, session_id: str, live: list[Message], stored_below
     return Page(stored.messages + tuple(kept), more=stored.more)
 
 
-def _without_prompt(run: Run) -> Run:
-    return msgspec.structs.replace(run, prompt=msgspec.UNSET)
+def _as_watched(run: Run, *, with_text: bool) -> Run:
+    return msgspec.structs.replace(run, prompt=UNSET, text=run.text if with_text else UNSET)

@@ -11,10 +11,9 @@ import msgspec
 from atrio_agent.gates import HoldPoint
 from atrio_agent.ground import Ground
 from atrio_agent.models.base import Model, ModelRequest, UsageReport
-from atrio_agent.models.estimate import estimate_request, estimate_text
 from atrio_agent.runs import LiveRun
 from atrio_agent.tools.base import Place
-from atrio_protocol.struct import UNSET
+from atrio_agent.usage import usage_of, usage_with
 from atrio_protocol.things import Message, Usage
 
 if TYPE_CHECKING:
@@ -76,25 +75,8 @@ class Turn:
 
     def used(self, request: ModelRequest, report: UsageReport | None, answer: str) -> None:
         """Count the tokens of a request, estimated where the provider did not count them."""
-        if report is None:
-            report = UsageReport(estimate_request(request), estimate_text(answer))
-            estimated = True
-        else:
-            estimated = False
-        usage = Usage(
-            input_tokens=report.input_tokens,
-            output_tokens=report.output_tokens,
-            context_tokens=report.input_tokens + report.output_tokens,
-            context_size=self.model.context_size or UNSET,
-            estimated=estimated,
-        )
-        before = self.run.usage or Usage()
-        self.run.usage = msgspec.structs.replace(
-            usage,
-            input_tokens=before.input_tokens + usage.input_tokens,
-            output_tokens=before.output_tokens + usage.output_tokens,
-            estimated=before.estimated or usage.estimated,
-        )
+        usage = usage_of(self.model, request, report, answer)
+        self.run.usage = usage_with(self.run.usage or Usage(), usage)
         self._session.profile.count_tokens(usage)
 
     async def hold(self, point: HoldPoint) -> None:

@@ -26,7 +26,7 @@ anything by it. Raising one of these changes nothing by itself: the layer that
 raises says in its own docstring what state the caller is left in.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -101,6 +101,10 @@ class ErrorObject(WireStruct, kw_only=True):
         return kind if isinstance(kind, str) else "internal"
 
 
+MAX_TEXT_CHARS: Final = 4_000
+"""Most of a message, or of one member of `data`, that is sent."""
+
+
 class WireError(Exception):
     """An error with an identity that crosses the wire.
 
@@ -126,11 +130,19 @@ class WireError(Exception):
             self.retryable = retryable
 
     def to_object(self) -> ErrorObject:
-        """What is sent for this error."""
+        """What is sent for this error. Text that repeats what a peer sent is cut: it may be megabytes."""
         data: dict[str, Any] = {"kind": self.kind, "retryable": self.retryable}
         if self.retry_after_ms is not None:
             data["retryAfterMs"] = self.retry_after_ms
-        return ErrorObject(code=self.code, message=self.message, data=data | self.data)
+        return ErrorObject(
+            code=self.code,
+            message=_cut(self.message),
+            data=data | {name: _cut(value) if isinstance(value, str) else value for name, value in self.data.items()},
+        )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + "…"
 
 
 class ParseFailed(WireError):

@@ -106,7 +106,7 @@ def _accept_round(connections: list[Connection]) -> list[int]:
 
 def accept_many(server: Server) -> list[Figure]:
     """Fifty prompts at once, each on a connection and in a session of its own."""
-    connections = [server.session() for _ in range(50)]
+    connections = server.readers(50)
     _accept_round(connections)
     replies = [reply for _ in range(20) for reply in _accept_round(connections)]
     for connection in connections:
@@ -175,7 +175,7 @@ def flood_fifty(server: Server) -> list[Figure]:
 def sessions(server: Server) -> list[Figure]:
     """200 sessions that stream 50 deltas a second each, for ten seconds."""
     count, deltas, rate = 200, 500, 50
-    connections = [server.session() for _ in range(count)]
+    connections = server.readers(count)
     progress = Progress()
     peak_kb = 0
     next_look = 0.0

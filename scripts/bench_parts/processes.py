@@ -65,6 +65,20 @@ class Server(NamedTuple):
         connection.new_session(self.path)
         return connection
 
+    def readers(self, count: int) -> list[Connection]:
+        """Connections that are attached to a session of their own, and to nothing else.
+
+        Nobody reads the workspace's news, which tell everybody in it of every
+        session: with many of both these would be measured, and not the sessions.
+        """
+        maker = self.connect()
+        sessions = [maker.make_session(self.path) for _ in range(count)]
+        connections = [self.connect() for _ in range(count)]
+        for connection, session in zip(connections, sessions, strict=True):
+            connection.attach(session)
+        maker.close()
+        return connections
+
 
 def start_server(state: Path, *, model_url: str, profile: Path | None = None) -> subprocess.Popen[str]:
     """Start a server; the line that says it is ready is the first of its standard output."""

@@ -130,10 +130,15 @@ class Connection:
             raise RuntimeError(f"{method}: {bytes(reply.error).decode()}")
         return msgspec.json.decode(reply.result)
 
-    def new_session(self, path: str) -> str:
-        """Open the workspace, make a session with a title of its own and attach to it."""
+    def make_session(self, path: str) -> str:
+        """Open the workspace and make a session with a title of its own."""
         workspace = self.call("workspace/open", path=path)["workspace"]["workspaceId"]
-        session = self.call("session/new", workspaceId=workspace, title="bench")["session"]["sessionId"]
+        session: str = self.call("session/new", workspaceId=workspace, title="bench")["session"]["sessionId"]
+        return session
+
+    def new_session(self, path: str) -> str:
+        """Open the workspace, make a session and attach to it."""
+        session = self.make_session(path)
         self.attach(session)
         return session
 

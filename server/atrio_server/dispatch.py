@@ -36,6 +36,7 @@ from atrio_protocol.jsonrpc import (
     encode_result,
     parse_message,
 )
+from atrio_protocol.limits import MAX_ID_CHARS
 from atrio_protocol.methods import METHODS, Method
 from atrio_protocol.who import Author
 from atrio_server.calls import AttachReply, Caller, Later, Reply
@@ -100,14 +101,16 @@ class Dispatcher:
         Raises:
             WireError: What the caller is to be told.
         """
+        about = {"method": request.method}
         try:
             method = self._method(caller, request.method)
             params = decode_params(method, request.params)
+            about |= _named(params)
             outcome = await HANDLERS[method.name](self._server, caller, params)
         except Exception as exc:
-            raise self._told(exc, caller, request.method) from exc
+            raise self._told(exc, caller, about) from exc
         if isinstance(outcome, Later):
-            return outcome._replace(run=lambda: self._finish(outcome, caller, request.method))
+            return outcome._replace(run=lambda: self._finish(outcome, caller, about))
         return outcome
 
     async def notify(self, caller: Caller, notification: Notification) -> None:
@@ -162,21 +165,28 @@ class Dispatcher:
             raise Forbidden(f"{name} needs a token with the scope {method.scope!r}.", scope=method.scope)
         return method
 
-    async def _finish(self, later: Later, caller: Caller, method: str) -> Reply:
+    async def _finish(self, later: Later, caller: Caller, about: dict[str, str]) -> Reply:
         try:
             return await later.run()
         except Exception as exc:
-            raise self._told(exc, caller, method) from exc
+            raise self._told(exc, caller, about) from exc
 
-    def _told(self, exc: Exception, caller: Caller, method: str) -> WireError:
+    def _told(self, exc: Exception, caller: Caller, about: dict[str, str]) -> WireError:
         """What the caller is told of this exception."""
         if isinstance(exc, WireError):
             return exc
         if isinstance(exc, OwnerEnded):
             return WorkspaceClosing("The workspace closed before this was done; try again.")
         bug_id = secrets.token_hex(6)
-        log.error("request failed", id=bug_id, method=method, connection=caller.connection_id, exc_info=exc)
+        client = caller.author.client_id if caller.author else None
+        log.error("request failed", id=bug_id, connection=caller.connection_id, client=client, **about, exc_info=exc)
         return InternalError(f"The server made an error; its log has it under {bug_id}.", id=bug_id)
+
+
+def _named(params: object) -> dict[str, str]:
+    """The ids in a request's parameters, for the log."""
+    named = {what: getattr(params, f"{what}_id", None) for what in ("workspace", "session", "run")}
+    return {what: value[:MAX_ID_CHARS] for what, value in named.items() if isinstance(value, str)}
 
 
 def _http_author(client_id: str | None) -> Author:

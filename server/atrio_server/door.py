@@ -30,7 +30,7 @@ from atrio_server.engine import answer
 from atrio_server.handshake import asks_upgrade, check_version, offered_tokens, select_subprotocol, upgrade_required
 from atrio_server.head import Body, Head, PeerGone, read_body, read_head
 from atrio_server.refusal import Refused
-from atrio_server.waiting_room import WaitingRoom
+from atrio_server.waiting_room import Stay, WaitingRoom
 from atrio_server.web_socket import BoundedWebSocket, open_web_socket
 
 __all__ = ["PUBLIC_PATHS", "SOCKET_PATHS", "DoorLimits", "PeerAddress", "ServeSocket", "serve_door"]
@@ -113,6 +113,15 @@ async def serve_door(
         task_status.started()
 
 
+class _Guest(NamedTuple):
+    """Somebody for whom a token vouches, and what they came for."""
+
+    head: Head
+    body: Body
+    identity: Identity
+    is_socket: bool
+
+
 @dataclass(slots=True, eq=False)
 class _Door:
     access: Access
@@ -155,37 +164,49 @@ class _Door:
 
     async def _serve(self, stream: GuardedStream) -> None:
         peer = PeerAddress(*stream.socket.getpeername()[:2])
-        local_address = str(stream.socket.getsockname()[0])
-        head: Head | None = None
         try:
-            await self._take_place(stream)
-            try:
-                head, body = await self._read_head(stream)
-                identity, is_socket = self._check(head, body, local_address)
-                if identity is None:
-                    with trio.move_on_after(self.limits.stranger_s):
-                        await self._answer(stream, head, body, None)
-                    return
-            finally:
-                self.strangers.leave()
-            if is_socket:
-                await self._open_socket(stream, head, identity, peer)
+            guest = await self._hear(stream, str(stream.socket.getsockname()[0]))
+            if guest is None:
+                return
+            if guest.is_socket:
+                await self._open_socket(stream, guest.head, guest.identity, peer)
             else:
-                await self._answer(stream, head, body, identity)
+                await self._answer(stream, guest.head, guest.body, guest.identity)
         except Refused as exc:
             refused = exc
         else:
             return
         # Neither path nor header is logged: whoever is confused enough to be refused may have put a token there.
         log.info("door.refused", status=int(refused.status), error=refused.error, peer=str(peer))
-        await _say(stream, refused.to_bytes(with_body=head is None or head.method != "HEAD"))
+        await _say(stream, refused.to_bytes(with_body=not refused.asked_by_head))
 
-    async def _take_place(self, stream: GuardedStream) -> None:
+    async def _hear(self, stream: GuardedStream, local_address: str) -> _Guest | None:
+        """Find out who comes; None when a stranger was answered, or sent away for others who wait."""
+        stay = await self._take_place(stream)
+        try:
+            with stay.scope:
+                head, body = await self._read_head(stream)
+                try:
+                    identity, is_socket = self._check(head, body, local_address)
+                    if identity is not None:
+                        return _Guest(head, body, identity, is_socket)
+                    with trio.move_on_after(self.limits.stranger_s):
+                        await self._answer(stream, head, body, None)
+                except Refused as exc:
+                    exc.asked_by_head = head.method == "HEAD"
+                    raise
+        finally:
+            self.strangers.leave(stay)
+        return None
+
+    async def _take_place(self, stream: GuardedStream) -> Stay:
         if self.open > self.limits.connections + self.limits.strangers:
             stream.abort()  # so many cannot even be told
             raise PeerGone
-        if self.open > self.limits.connections or not await self.strangers.enter():
+        stay = None if self.open > self.limits.connections else await self.strangers.enter()
+        if stay is None:
             raise Refused(503, "too_many_connections", "too many connections; try again later")
+        return stay
 
     async def _read_head(self, stream: GuardedStream) -> tuple[Head, Body]:
         with trio.move_on_after(self.limits.head_s):

@@ -3,7 +3,8 @@
 A client is one process over all its reconnects; it is present while one of its
 connections claims the workspace, and for a grace after the last of them was
 lost. Coming back within the grace takes the lost claim over: nobody is told
-that it was away. An explicit close ends a claim at once.
+that it was away. An explicit close ends a claim at once, and that claim alone:
+what another connection of the client lost still has its grace.
 
 Synchronous, with time handed in. What presence means for the workspace's life
 is decided in `workspace`.
@@ -25,7 +26,7 @@ __all__ = ["Presence"]
 
 @dataclass(slots=True)
 class _Present:
-    """One client: its live claims, and until when a lost one still counts."""
+    """One client: its live claims, and until when one that was lost and not taken over still counts."""
 
     author: Author
     since: str
@@ -75,34 +76,38 @@ class Presence:
         present = self._present.get(client_id)
         return present is not None and connection_id in present.connections
 
-    def claim(self, connection_id: str, author: Author, *, view: str | None = None) -> None:
+    def claim(self, connection_id: str, author: Author) -> None:
         """Claim for a connection. Claiming twice is claiming once; a lost claim of the client is taken over."""
         present = self._present.get(author.client_id)
         if present is None:
-            present = self._present[author.client_id] = _Present(author, now(), view)
+            present = self._present[author.client_id] = _Present(author, now())
             self._publish(ClientJoined(client=present.client()))
-            if view is not None:
-                self._on_view(view)
-        elif view is not None:
-            self._set_view(present, view)
-        present.connections.setdefault(connection_id, set())
-        present.lost_until = -math.inf
+        if connection_id not in present.connections:
+            present.connections[connection_id] = set()
+            present.lost_until = -math.inf
 
     def view(self, client_id: str, session_id: str | None) -> None:
         """Say what a client that is here looks at."""
-        self._set_view(self._present[client_id], session_id)
+        present = self._present[client_id]
+        before, present.view = present.view, session_id
+        if before == session_id:
+            return
+        self._publish(ClientViewing(client=present.client()))
+        for changed in (before, session_id):
+            if changed is not None:
+                self._on_view(changed)
 
     def note_attachment(self, connection_id: str, client_id: str, key: Key) -> None:
         """Remember what a claiming connection is attached to, for its explicit close."""
         self._present[client_id].connections[connection_id].add(key)
 
-    def close(self, connection_id: str, client_id: str) -> tuple[Key, ...]:
+    def close(self, connection_id: str, client_id: str, *, at: float) -> tuple[Key, ...]:
         """End a connection's claim at once; returns what it was attached to here."""
         present = self._present.get(client_id)
         if present is None or connection_id not in present.connections:
             return ()
         keys = present.connections.pop(connection_id)
-        if not present.connections:
+        if not present.connections and present.lost_until <= at:
             self._leave(present)
         return tuple(keys)
 
@@ -111,8 +116,7 @@ class Presence:
         present = self._present.get(client_id)
         if present is None or present.connections.pop(connection_id, None) is None:
             return
-        if not present.connections:
-            present.lost_until = at + self._grace_s
+        present.lost_until = at + self._grace_s
 
     def expire(self, *, at: float) -> None:
         """Let go of the clients whose grace is over."""
@@ -125,12 +129,3 @@ class Presence:
         self._publish(ClientLeft(client=present.client()))
         if present.view is not None:
             self._on_view(present.view)
-
-    def _set_view(self, present: _Present, session_id: str | None) -> None:
-        before, present.view = present.view, session_id
-        if before == session_id:
-            return
-        self._publish(ClientViewing(client=present.client()))
-        for changed in (before, session_id):
-            if changed is not None:
-                self._on_view(changed)

@@ -30,6 +30,8 @@ class Refused(Exception):
         self.error = error
         self.message = message
         self.headers = headers
+        self.asked_by_head = False
+        """Set by whoever knows the request: an answer to HEAD has no body."""
 
     def to_bytes(self, *, with_body: bool = True) -> bytes:
         """The whole answer. ``with_body`` is false for an answer to HEAD."""

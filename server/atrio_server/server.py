@@ -4,6 +4,7 @@ It owns nothing by itself: `service` opens each part and closes it again. A
 handler may read all of it and signal its owners; it never starts a task.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,3 +30,7 @@ class Server:
     connections: dict[str, Connection] = field(default_factory=dict[str, Connection])
     started_at: float = field(default_factory=time.monotonic)
     closing: bool = False
+    http_requests: int = 0
+    """Requests over HTTP that are being served."""
+    http_until: float = -math.inf
+    """When the last of them was answered, in Trio's time."""

@@ -13,7 +13,7 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
@@ -58,6 +58,9 @@ DATABASE_FILE: Final = "atrio.db"
 OTHER_FILES: Final = 512
 """Open files beside the clients' connections: databases, providers, what tools read."""
 
+OPENERS: Final = 4
+"""Workspaces whose directories are prepared at a time."""
+
 KEY_VARIABLES: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY")
 """Variables that hold a provider's key, which no tool may give back."""
 
@@ -75,21 +78,24 @@ class Running:
         self.ws = http.replace("http", "ws", 1) + "/v1/ws"
         self.token = token
         self.token_file = token_file
+        self.ending = False
         self._door = door
 
     async def shut_down(self, deadlines: Deadlines) -> None:
         """Refuse, cancel, wait, save, drain the sockets, close the door: each step up to its deadline."""
         server = self.server
-        server.closing = True
+        server.closing = self.ending = True
         try:
             server.workspaces.close(deadlines)
             with trio.CancelScope(deadline=deadlines.saves_at) as saving:
                 await server.workspaces.closed()
             if saving.cancelled_caught:
                 log.error("workspaces given up at shutdown")
-            async with trio.open_nursery() as draining:
-                for connection in list(server.connections.values()):
-                    draining.start_soon(connection.drain_and_close, GOING_AWAY, deadlines.sockets_at)
+            # More than once: who connects meanwhile is told as well, and not just cut off.
+            while server.connections and trio.current_time() < deadlines.sockets_at:
+                async with trio.open_nursery() as draining:
+                    for connection in list(server.connections.values()):
+                        draining.start_soon(connection.drain_and_close, GOING_AWAY, deadlines.sockets_at)
         finally:
             self._door.cancel()
 
@@ -107,7 +113,13 @@ class _Web:
 
     async def rpc(self, body: bytes, identity: Identity, client_id: str | None) -> bytes | None:
         caller = Caller(connection_id=f"http-{secrets.token_hex(4)}", scopes=identity.scopes, is_socket=False)
-        return await self._dispatcher.rpc(body, caller, client_id)
+        server = self._server
+        server.http_requests += 1
+        try:
+            return await self._dispatcher.rpc(body, caller, client_id)
+        finally:
+            server.http_requests -= 1
+            server.http_until = trio.current_time()
 
 
 @asynccontextmanager
@@ -134,13 +146,15 @@ async def open_service(
     ):
         token = load_or_make_token(settings.state_dir)
         listening = await _listen(settings)
-        async with trio.open_nursery() as nursery, trio.open_nursery() as door:
+        # The door's scope is round the door alone: whoever uses the server goes on when it has shut down.
+        door = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
             known = (token, *(environ.get(name, "") for name in KEY_VARIABLES))
             server = _make_server(settings, nursery, index, models, gates, stop, known)
-            await door.start(_door_of(server, settings, listening, token))
+            await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
             running = Running(
                 server,
-                door.cancel_scope,
+                door,
                 http=_url(listening),
                 token=token,
                 token_file=settings.state_dir / TOKEN_FILE,
@@ -149,7 +163,7 @@ async def open_service(
             try:
                 yield running
             finally:
-                if not server.closing:
+                if not running.ending:
                     with trio.CancelScope(shield=True):  # bounded by its deadlines
                         await running.shut_down(Deadlines.for_shutdown())
 
@@ -177,7 +191,7 @@ def _make_server(
         nursery=nursery,
         index=index,
         allowed=tuple(path.resolve() for path in settings.allow_paths),
-        open_store=partial(_open_store, settings.state_dir, index),
+        open_store=partial(_open_store, settings.state_dir, index, trio.CapacityLimiter(OPENERS)),
     )
     return Server(
         workspaces=workspaces,
@@ -225,6 +239,17 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
     )
 
 
+async def _serve_within(
+    scope: trio.CancelScope,
+    serve: Callable[..., Awaitable[None]],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            task_status.started()
+
+
 def _url(listening: Listening) -> str:
     """Where a client on this machine finds the server."""
     address = ip_address(listening.addresses[0].partition("%")[0])
@@ -241,18 +266,23 @@ async def _listen(settings: Settings) -> Listening:
 
 
 @asynccontextmanager
-async def _open_store(state_dir: Path, index: SqliteRunIndex, workspace: Workspace) -> AsyncGenerator[Store]:
+async def _open_store(
+    state_dir: Path, index: SqliteRunIndex, opening: trio.CapacityLimiter, workspace: Workspace
+) -> AsyncGenerator[Store]:
     """Open a workspace's database, in a directory that a person can recognise."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", workspace.path.name)[:40] or "root"
     directory = Path("workspaces") / f"{name}-{workspace.workspace_id[1:]}"
     row = await index.register_workspace(workspace.workspace_id, str(workspace.path), str(directory))
     workspace.created_at = row.created_at
-    home = state_dir / row.directory
-    make_state_dir(home)
-    async with open_sqlite_store(
-        _private(home / DATABASE_FILE), index=index, workspace_id=workspace.workspace_id
-    ) as store:
+    database = await trio.to_thread.run_sync(_prepare_home, state_dir / row.directory, limiter=opening)
+    async with open_sqlite_store(database, index=index, workspace_id=workspace.workspace_id) as store:
         yield store
+
+
+def _prepare_home(home: Path) -> Path:
+    """Make a workspace's directory and database file, if need be. Runs in a worker thread."""
+    make_state_dir(home)
+    return _private(home / DATABASE_FILE)
 
 
 def _private(path: Path) -> Path:
@@ -296,13 +326,19 @@ async def _serve_until_stopped(settings: Settings, background: trio.Nursery) -> 
         sys.stdout.write(_ready_line(running) + "\n")
         sys.stdout.flush()
         log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)
-        background.start_soon(running.server.models.warm, name="load models")
+        background.start_soon(_prepare_models, running.server.models, name="prepare models")
         await stop.wait()
         deadlines = Deadlines.for_shutdown()
         background.start_soon(_end_whatever_is_left, deadlines.end_at)
         log.info("shutting down")
         await running.shut_down(deadlines)
     log.info("stopped")
+
+
+async def _prepare_models(models: Models) -> None:
+    """Look for local models, then load what the default needs; nobody waits for either."""
+    await models.search()
+    await models.warm()
 
 
 def _ready_line(running: Running) -> str:
@@ -317,12 +353,14 @@ def _ready_line(running: Running) -> str:
 
 
 async def _stop_on_signal(stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    """Begin the shutdown on the first signal; end at once on the second."""
+    """Begin the shutdown on the first signal, unless a client has; end at once on the second."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         task_status.started()
+        told = False
         async for number in signals:
-            if stop.is_set():
+            if told:
                 os._exit(128 + number)
+            told = True
             log.info("signal", number=int(number))
             stop.set()
 
@@ -332,10 +370,8 @@ async def _stop_when_idle(server: Server, idle_s: float, stop: trio.Event) -> No
     idle_since = trio.current_time()
     while True:
         await trio.sleep(min(1.0, idle_s / 4))
-        busy = server.connections or any(
-            workspace.coordinator.open_run_count() for workspace in server.workspaces.all() if workspace.state == "open"
-        )
-        if busy:
+        idle_since = max(idle_since, server.http_until)
+        if server.connections or server.http_requests or server.workspaces.open_run_count():
             idle_since = trio.current_time()
         elif trio.current_time() - idle_since >= idle_s:
             log.info("idle", seconds=idle_s)

@@ -32,6 +32,7 @@ __all__ = [
     "StateDir",
     "StateDirLocked",
     "StateDirUnsafe",
+    "StateDirUnusable",
     "make_state_dir",
     "open_private",
     "open_state_dir",
@@ -48,6 +49,13 @@ LOCK_PAUSE_S: Final = 0.02
 
 class StateDirUnsafe(Exception):
     """The directory may be in other hands. Nothing was changed; the sentence says what to do."""
+
+
+class StateDirUnusable(Exception):
+    """The directory cannot be made or opened. The sentence says why and what to do."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot use {path} for state: {error.strerror}; name another directory with --state-dir")
 
 
 class StateDirLocked(Exception):
@@ -183,15 +191,18 @@ def make_state_dir(path: Path) -> None:
 
     Raises:
         StateDirUnsafe: There is something of that name that is not a directory of ours.
-        OSError: It could not be made.
+        StateDirUnusable: It could not be made or opened.
     """
-    missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
-    for part in reversed(missing):
-        with suppress(FileExistsError):
-            part.mkdir(mode=0o700)
-            part.chmod(0o700)  # a umask can also take away too much
-    with _checked(path) as directory:
-        os.fchmod(directory, 0o700)
+    try:
+        missing = [part for part in (path, *path.parents) if not os.path.lexists(part)]
+        for part in reversed(missing):
+            with suppress(FileExistsError):
+                part.mkdir(mode=0o700)
+                part.chmod(0o700)  # a umask can also take away too much
+        with _checked(path) as directory:
+            os.fchmod(directory, 0o700)
+    except OSError as exc:
+        raise StateDirUnusable(path, exc) from exc
 
 
 @contextmanager

@@ -53,7 +53,8 @@ class WebBackend(Protocol):
 
 def make_app(backend: WebBackend) -> QuartTrio:
     """Make the application of one server."""
-    app = QuartTrio("atrio", static_folder=None)
+    # There are no files to serve; left to itself Flask asks for the present directory, which may be gone.
+    app = QuartTrio("atrio", static_folder=None, root_path="/", instance_path="/")
     app.config["MAX_CONTENT_LENGTH"] = MAX_FRAME_BYTES
     app.config["BODY_TIMEOUT"] = None  # the door has read it
     app.config["RESPONSE_TIMEOUT"] = None  # every write is bounded, and `run/wait` may take its time

@@ -117,14 +117,17 @@ class BoundedWebSocket(WebSocketConnection):
             self._stream_lock.acquire_nowait()  # as a rule nobody has it, and waiting in vain costs a round of the loop
         except trio.WouldBlock:
             await self._stream_lock.acquire()
+        broken = False
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._abort_web_socket()
-            assert self._close_reason is not None
-            raise ConnectionClosed(self._close_reason) from None
+            broken = True
         finally:
             self._stream_lock.release()
+        if broken:
+            await self._abort_web_socket()
+            assert self._close_reason is not None
+            raise ConnectionClosed(self._close_reason)
 
     async def aclose(self, code: int = 1000, reason: str | None = None) -> None:
         """Close, and wait at most `LINGER_S` for the peer to do the same.

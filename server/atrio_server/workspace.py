@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -71,8 +72,10 @@ class Workspace:
         self.failed: Exception | None = None
         self._coordinator: Coordinator | None = None
         self._store: Store | None = None
-        self._held_until = math.inf  # until somebody claims or holds it for the first time
+        self._held_until = math.inf  # while it opens
         self._born_held = True
+        self._on_loss: dict[str, Callable[[], None]] = {}
+        """What a claiming connection calls when it is gone, by its id."""
         self._closing_for: tuple[str, Deadlines] | None = None
         self._changed = trio.Event()
 
@@ -102,7 +105,7 @@ class Workspace:
 
     # Who needs it.
 
-    def claim(self, caller: Caller, *, view: str | None = None) -> None:
+    def claim(self, caller: Caller) -> None:
         """Claim it for a connection, until it closes its claim or is lost for longer than the grace."""
         author = caller.author
         if author is None or not caller.is_socket:
@@ -110,9 +113,9 @@ class Workspace:
         if self._born_held:
             self._born_held, self._held_until = False, -math.inf
         if not self.presence.claims(caller.connection_id, author.client_id):
-            connection_id, client_id = caller.connection_id, author.client_id
-            caller.on_close.append(lambda: self._lost(connection_id, client_id))
-        self.presence.claim(caller.connection_id, author, view=view)
+            lost = self._on_loss[caller.connection_id] = partial(self._lost, caller.connection_id, author.client_id)
+            caller.on_close.append(lost)
+        self.presence.claim(caller.connection_id, author)
         self._wake()
 
     def claimed_by(self, caller: Caller) -> bool:
@@ -128,9 +131,15 @@ class Workspace:
         """End this connection's claim, or the hold of HTTP; returns what it was attached to here."""
         keys: tuple[Key, ...] = ()
         if caller.author is not None and caller.is_socket:
-            keys = self.presence.close(caller.connection_id, caller.author.client_id)
+            keys = self.presence.close(caller.connection_id, caller.author.client_id, at=trio.current_time())
+            lost = self._on_loss.pop(caller.connection_id, None)
+            if lost is not None:
+                caller.on_close.remove(lost)
         elif not caller.is_socket:
             self._held_until, self._born_held = -math.inf, False
+        if not self._needed():
+            # In this very step, so that whoever was answered finds it closing.
+            self.close_soon("unused", Deadlines.for_one_workspace())
         self._wake()
         return keys
 
@@ -149,7 +158,8 @@ class Workspace:
         self._wake()
 
     def _refuse(self) -> None:
-        self.state = "closing"
+        if self.state != "closed":
+            self.state = "closing"
         if self._coordinator is not None:
             self._coordinator.closing = True
 
@@ -169,10 +179,7 @@ class Workspace:
                     await self._serve(open_store)
                 watch.cancel_scope.cancel()
         finally:
-            self.state = "closed"
-            if self._coordinator is not None:
-                self._coordinator.end_streams("workspace_closed")
-            self.stream.close("closed")
+            self._end()
             self.ready.set()
             self.closed.set()
 
@@ -186,11 +193,15 @@ class Workspace:
         try:
             async with open_store(self) as store:
                 self._store = store
-                await self._serve_sessions(store)
+                try:
+                    await self._serve_sessions(store)
+                finally:
+                    self._end()  # also where it failed
         except Exception as exc:
             if self.ready.is_set():
                 log.exception("workspace failed", workspace=self.workspace_id)
             else:
+                log.warning("workspace not opened", workspace=self.workspace_id, reason=str(exc))
                 self.failed = exc
 
     async def _serve_sessions(self, store: Store) -> None:
@@ -210,33 +221,47 @@ class Workspace:
             self._coordinator = coordinator
             if self._closing_for is None:
                 self.state = "open"
+            # Whoever asked for it may be gone by now, and must not keep it for ever.
+            self._held_until = trio.current_time() + HOLD_S
             self.ready.set()
-            reason, deadlines = await self._until_not_needed(coordinator)
+            reason, deadlines = await self._until_not_needed()
             self._refuse()
             log.info("workspace closing", workspace=self.workspace_id, reason=reason)
             self.stream.publish(WorkspaceClosingEvent(reason=reason))
             await coordinator.quiesce(deadlines)
             store.set_close_deadline(deadlines.saves_at)
-            coordinator.end_streams("workspace_closed")
-            self.stream.close("closed")
+            self._end()
 
-    async def _until_not_needed(self, coordinator: Coordinator) -> tuple[str, Deadlines]:
+    def _end(self) -> None:
+        """End the streams. Who comes from now on, while the store still closes, waits for a fresh workspace."""
+        self.state = "closed"
+        if self._coordinator is not None:
+            self._coordinator.end_streams("workspace_closed")
+        self.stream.close("closed")
+
+    async def _until_not_needed(self) -> tuple[str, Deadlines]:
         """Wait until the workspace is to close; returns why and until when each step may take."""
         while True:
             if self._closing_for is not None:
                 return self._closing_for
             self.presence.expire(at=trio.current_time())
-            kept_by_runs = self._means.keep_alive == "runs" and coordinator.open_run_count() > 0
-            until = max(self._held_until, math.inf if len(self.presence) else -math.inf)
-            if not kept_by_runs and until <= trio.current_time():
+            if not self._needed():
                 return "unused", Deadlines.for_one_workspace()
             with trio.move_on_at(min(self.presence.next_loss_at(), self._next_hold_end())):
                 await self._changed.wait()
+
+    def _needed(self) -> bool:
+        """Whether somebody claims or holds it, or a run keeps it."""
+        if len(self.presence) or self._held_until > trio.current_time():
+            return True
+        runs = self._coordinator.open_run_count() if self._coordinator is not None else 0
+        return self._means.keep_alive == "runs" and runs > 0
 
     def _next_hold_end(self) -> float:
         return self._held_until if self._held_until > trio.current_time() else math.inf
 
     def _lost(self, connection_id: str, client_id: str) -> None:
+        self._on_loss.pop(connection_id, None)
         self.presence.lose(connection_id, client_id, at=trio.current_time())
         self._wake()
 

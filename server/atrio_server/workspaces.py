@@ -31,6 +31,7 @@ from atrio_protocol.errors import (
     WorkspaceNotFound,
 )
 from atrio_protocol.ids import workspace_id_for, workspace_id_of
+from atrio_server.statedir import StateDirUnsafe
 from atrio_server.workspace import Means, Workspace
 
 __all__ = ["Workspaces"]
@@ -66,14 +67,21 @@ class Workspaces:
         """Those that are open or closing, the oldest first."""
         return [workspace for workspace in self._by_id.values() if workspace.ready.is_set()]
 
+    def open_run_count(self) -> int:
+        """How many accepted runs are not completed, in all of them."""
+        return sum(workspace.coordinator.open_run_count() for workspace in self.all())
+
     def get(self, workspace_id: str) -> Workspace:
         """One that is open or closing.
 
         Raises:
             WorkspaceNotFound: There is none.
+            ServerClosing: There is none any more.
         """
         workspace = self._by_id.get(workspace_id)
         if workspace is None or not workspace.ready.is_set() or workspace.state == "closed":
+            if self.closing:
+                raise ServerClosing("The server is closing; connect again in a moment.")
             raise WorkspaceNotFound(
                 f"No workspace {workspace_id!r} is open; open its directory first.", workspaceId=workspace_id
             )
@@ -87,7 +95,10 @@ class Workspaces:
         """
         if self.closing:
             raise ServerClosing("The server is closing; connect again in a moment.")
-        resolved = await trio.to_thread.run_sync(_resolve, path, create, self._allowed, limiter=self._resolving)
+        # A disk that does not answer holds its threads, and must not hold the connection as well.
+        resolved = await trio.to_thread.run_sync(
+            _resolve, path, create, self._allowed, limiter=self._resolving, abandon_on_cancel=True
+        )
         return await self._opened(workspace_id_for(str(resolved)), resolved)
 
     async def session(self, session_id: str) -> tuple[Workspace, Session]:
@@ -150,6 +161,10 @@ class Workspaces:
             raise StorageUnavailable(f"Workspaces cannot be looked up: {exc}") from exc
         if path is None:
             return None
+        if self._allowed:  # what was opened once need not be allowed any more, nor lead where it led then
+            await trio.to_thread.run_sync(
+                _resolve_allowed, path, self._allowed, limiter=self._resolving, abandon_on_cancel=True
+            )
         workspace = await self._opened(workspace_id, Path(path))
         workspace.hold(for_a_claim=True)
         return workspace
@@ -180,7 +195,7 @@ class Workspaces:
 def _refusal(failed: Exception) -> Exception:
     if isinstance(failed, WireError):
         return failed
-    if isinstance(failed, StoreFailed | OSError):
+    if isinstance(failed, StoreFailed | OSError | StateDirUnsafe):
         return StorageUnavailable(f"The workspace cannot be opened: {failed}")
     return failed
 
@@ -192,13 +207,20 @@ def _resolve(path: str, create: bool, allowed: tuple[Path, ...]) -> Path:
     if not Path(path).is_absolute():
         raise PathNotAllowed("The path must be absolute.", path="/path")
     try:
-        resolved = Path(path).resolve()
-        if allowed and not any(resolved.is_relative_to(root) for root in allowed):
-            raise PathNotAllowed(f"{path} is not beneath a directory that this server may open.", path="/path")
+        resolved = _resolve_allowed(path, allowed)
+        str(resolved).encode()  # no link may lead to a name that cannot be told to anybody
         if create:
             resolved.mkdir(parents=True, exist_ok=True)
         if not resolved.is_dir():
             raise PathNotFound(f"{path} is not a directory.", path="/path")
     except (OSError, RuntimeError, UnicodeError) as exc:
         raise PathNotFound(f"{path} cannot be opened: {getattr(exc, 'strerror', None) or exc}.", path="/path") from exc
+    return resolved
+
+
+def _resolve_allowed(path: str, allowed: tuple[Path, ...]) -> Path:
+    """Where a path leads, if that is beneath an allowed directory. Runs in a worker thread."""
+    resolved = Path(path).resolve()
+    if allowed and not any(resolved.is_relative_to(root) for root in allowed):
+        raise PathNotAllowed(f"{path} is not beneath a directory that this server may open.", path="/path")
     return resolved

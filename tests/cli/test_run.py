@@ -21,7 +21,7 @@ from atrio_server.cli.failure import Exit, explain
 from atrio_server.cli.running import Order, follow_order
 from atrio_server.client import ServerGone, open_client
 from atrio_server.client.nursery import open_plain_nursery
-from fake_server import TOKEN, FakeServer, FakeSession, begin, end, run_json, say_pong, session_json, stall
+from fake_server import TOKEN, FakeServer, FakeSession, RpcError, begin, end, run_json, say_pong, session_json, stall
 
 Json = dict[str, Any]
 
@@ -55,9 +55,71 @@ async def test_the_text_is_the_result_and_everything_else_is_a_notice(atrio: Atr
     async with serving(atrio, FakeServer()) as server:
         done = await atrio("run", "map", "this", "project")
     assert (done.code, done.out) == (0, "pong pong\n")
-    assert done.err == "session s2\n"
+    assert done.err == "session s2\nmodel m1: KEY is set\n"
     assert prompts(server)[0]["prompt"] == [{"type": "text", "text": "map this project"}]
     assert prompts(server)[0]["runId"]
+
+
+@pytest.mark.parametrize(
+    ("words", "session", "said"),
+    [
+        ((), {}, "model m1: nothing is set"),
+        (("-m", "m2"), {}, "model m2: named by -m"),
+        ((), {"model": "m3"}, "model m3: this session's own"),
+    ],
+)
+async def test_the_model_is_named_with_the_reason_for_it(
+    atrio: Atrio, words: tuple[str, ...], session: Json, said: str
+) -> None:
+    server = FakeServer()
+    server.model |= {"reason": "Nothing is set (A, or B): so rules answer."}
+    server.answers["session/get"] = lambda _: {"session": session_json("s1") | session}
+    async with serving(atrio, server):
+        done = await atrio("run", "-s", "s1", *words, "ping")
+        quiet = await atrio("run", "-q", "-s", "s1", *words, "ping")
+    assert (done.code, done.err) == (0, f"{said}\n")
+    assert quiet.err == ""
+
+
+async def test_a_refused_prompt_leaves_no_new_session_behind(atrio: Atrio) -> None:
+    server = FakeServer()
+
+    def refuse(_: Json) -> Json:
+        raise RpcError("model_not_found", -32002, "There is no such model.")
+
+    server.answers["session/prompt"] = refuse
+    async with serving(atrio, server):
+        done = await atrio("run", "-m", "nosuch", "ping")
+        assert list(server.sessions) == ["s1"]
+        await atrio("run", "-s", "s1", "-m", "nosuch", "ping")
+    assert (done.code, done.out) == (7, "")
+    assert done.err == "atrio: There is no such model; `atrio models` shows what there is\n"
+    assert list(server.sessions) == ["s1"]
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+async def test_a_stream_that_the_caller_closed_is_no_error(atrio: Atrio, closed: int) -> None:
+    async with serving(atrio, FakeServer()):
+        line = f'"$@" {closed}>&-'
+        done = await trio.run_process(
+            ["sh", "-c", line, "sh", *COMMAND, "run", "ping"],
+            env=atrio.environ,
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+    assert done.returncode == 0
+    assert b"bug" not in done.stderr
+
+
+async def test_output_that_finds_no_room_is_told_in_one_sentence(atrio: Atrio) -> None:
+    done = await trio.run_process(
+        ["sh", "-c", '"$@" >/dev/full', "sh", *COMMAND, "version"],
+        env=atrio.environ,
+        capture_stderr=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"atrio: cannot write the output: No space left on device\n"
 
 
 async def test_the_text_comes_as_it_is_said(atrio: Atrio) -> None:

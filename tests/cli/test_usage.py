@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+import trio
 
-from atrio_process import Atrio
+from atrio_process import COMMAND, Atrio
 from atrio_protocol.version import VERSION
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +52,15 @@ async def test_a_run_against_a_server_imports_only_the_client(atrio: Atrio) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("bogus",), 'Unknown command "bogus"'),
+        (("bogus",), 'Unknown command "bogus"; `atrio --help` shows what there is'),
+        (("runn",), 'Unknown command "runn" (did you mean "run"?); `atrio --help` shows what there is'),
+        (("run", "x", "--modle", "m"), "Unknown option: --modle (did you mean --model?); `atrio run --help` shows"),
+        (("tail",), "SESSION is missing; `atrio tail --help` shows what there is"),
+        (("sessions", "lst"), "'lst' is not something that `atrio sessions` takes"),
+        (("sessions", "--limit", "0"), "--limit"),
+        (("wait", "r1", "--timeout", "-1"), "--timeout"),
+        (("wait", "r1", "--timeout", "nan"), "--timeout"),
+        (("run", "x", "--server", "ws://127.0.0.1:9", "--token-file", "missing"), "cannot read the token from missing"),
         (("run", "x", "--bogus"), "Unknown option: --bogus"),
         (("run", "x", "--approve", "all"), "Unknown option: --approve"),
         (("run", "x", "-s"), "-s requires an argument"),
@@ -77,6 +86,35 @@ async def test_a_wrong_use_is_told_in_one_sentence(atrio: Atrio, words: tuple[st
     assert said in done.err
     assert done.err.startswith("atrio: ")
     assert done.err.count("\n") == 1
+
+
+async def test_help_names_what_a_command_takes_and_what_keys_do(atrio: Atrio) -> None:
+    done = await atrio("run", "--help")
+    assert done.code == 0
+    assert "atrio run [OPTIONS] [PROMPT...|-]" in done.out
+    assert "Ctrl-C cancels the run" in done.out
+    listed = (await atrio("--help")).out
+    assert listed.index(" run ") < listed.index(" sessions ") < listed.index(" version ")
+
+
+async def test_a_state_directory_that_cannot_be_made_is_told_with_the_way_out(atrio: Atrio) -> None:
+    done = await atrio("token", "show", "--state-dir", "/proc/nope")
+    assert (done.code, done.out) == (6, "")
+    why = "No such file or directory; name another directory with --state-dir"
+    assert done.err == f"atrio: cannot use /proc/nope for state: {why}\n"
+
+
+async def test_a_directory_that_is_gone_is_told_with_the_way_out(atrio: Atrio, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = await trio.run_process(
+        ["sh", "-c", 'cd "$1" && rmdir "$1" && shift && exec "$@"', "sh", str(gone), *COMMAND, "sessions"],
+        env=atrio.environ | {"ATRIO_TOKEN": "t"},
+        check=False,
+        capture_stderr=True,
+    )
+    assert done.returncode == 2
+    assert b"atrio: the present directory is gone; go to another, or name one with --dir\n" in done.stderr
 
 
 async def test_a_server_that_is_not_there_is_told_in_one_sentence(atrio: Atrio) -> None:

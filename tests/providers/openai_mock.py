@@ -21,13 +21,27 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import h11
 import msgspec
 import trio
 
-__all__ = ["MockOpenAI", "Seen", "open_openai_mock"]
+__all__ = [
+    "CHAT_PATH",
+    "Answer",
+    "Behaviour",
+    "MockOpenAI",
+    "MockServer",
+    "Seen",
+    "behaviour",
+    "named_behaviour",
+    "open_mock",
+    "open_openai_mock",
+    "sse",
+]
+
+CHAT_PATH = "/v1/chat/completions"
 
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 _WRITE_BYTES = 64 * 1024
@@ -45,7 +59,7 @@ class Seen(NamedTuple):
 class Answer:
     """One answer being written. ``complete`` once the connection may be used again."""
 
-    def __init__(self, server: "MockOpenAI", stream: trio.SocketStream, body: Any, options: dict[str, str]) -> None:
+    def __init__(self, server: "MockServer", stream: trio.SocketStream, body: Any, options: dict[str, str]) -> None:
         self._stream = stream
         self.server = server
         self.body = body
@@ -56,8 +70,21 @@ class Answer:
         return float(self.options.get(key, default))
 
     async def error(self, status: int, message: str, *headers: str, code: str | None = None, param: str = "") -> None:
+        """An error as OpenAI words it."""
         error = {"message": message, "type": "mock_error", "param": param or None, "code": code}
         await self.whole(status, "application/json", msgspec.json.encode({"error": error}), *headers)
+
+    def failing(self) -> tuple[int, str, list[str]]:
+        """What a ``status`` behaviour was told to answer: the status, the message and the headers."""
+        headers: list[str] = []
+        after = self.options.get("after")
+        if after is not None:
+            date = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
+            headers.append(f"Retry-After: {date if after == 'date' else after}")
+        if "after-ms" in self.options:
+            headers.append(f"retry-after-ms: {self.options['after-ms']}")
+        message = self.options.get("message", "mock says no to sk-secret-key").replace("_", " ")
+        return int(self.options["status"]), message, headers
 
     async def whole(self, status: int, kind: str, content: bytes, *headers: str) -> None:
         """An answer that is not streamed."""
@@ -99,14 +126,15 @@ def _many(data: bytes, count: int, *, one_chunk: bool) -> bytes:
     return _framed(data * count) if one_chunk else _framed(data) * count
 
 
-def _sse(data: bytes) -> bytes:
+def sse(data: bytes) -> bytes:
+    """An event whose payload is ``data``."""
     return b"data: " + data + b"\n\n"
 
 
 def _event(delta: dict[str, Any], finish: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     chunk = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "mock", "choices": [choice]}
-    return _sse(msgspec.json.encode(chunk))
+    return sse(msgspec.json.encode(chunk))
 
 
 def _text(text: str) -> bytes:
@@ -115,7 +143,7 @@ def _text(text: str) -> bytes:
 
 def _usage(prompt: int, completion: int) -> bytes:
     tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    return _sse(msgspec.json.encode({"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": tokens}))
+    return sse(msgspec.json.encode({"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": tokens}))
 
 
 def _call(index: int | None, call_id: str | None = None, name: str | None = None, arguments: Any = None) -> bytes:
@@ -125,22 +153,27 @@ def _call(index: int | None, call_id: str | None = None, name: str | None = None
     return _event({"tool_calls": [piece | {"function": function}]})
 
 
-_DONE = _sse(b"[DONE]")
+_DONE = sse(b"[DONE]")
 _STOP = _event({}, "stop")
 _CALLED = _event({}, "tool_calls")
 
 Behaviour = Callable[[Answer], Awaitable[None]]
-_BEHAVIOURS: dict[str, Behaviour] = {}
+_BEHAVIOURS: dict[tuple[str, str], Behaviour] = {}
 
 
-def behaviour(name: str) -> Callable[[Behaviour], Behaviour]:
-    """Register what a model name does."""
+def behaviour(name: str, path: str = CHAT_PATH) -> Callable[[Behaviour], Behaviour]:
+    """Register what a model name does where ``path`` is asked."""
 
     def register(function: Behaviour) -> Behaviour:
-        _BEHAVIOURS[name] = function
+        _BEHAVIOURS[path, name] = function
         return function
 
     return register
+
+
+def named_behaviour(path: str, name: str) -> Behaviour | None:
+    """What a model name does there; that of ``echo`` if it is not known, None if the path is not."""
+    return _BEHAVIOURS.get((path, name)) or _BEHAVIOURS.get((path, "echo"))
 
 
 # What goes well.
@@ -277,15 +310,8 @@ async def _status(answer: Answer) -> None:
     ``after=date`` is an HTTP date ten seconds ahead. The message repeats the key,
     as no provider should.
     """
-    headers: list[str] = []
-    after = answer.options.get("after")
-    if after is not None:
-        date = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
-        headers.append(f"Retry-After: {date if after == 'date' else after}")
-    if "after-ms" in answer.options:
-        headers.append(f"retry-after-ms: {answer.options['after-ms']}")
-    message = answer.options.get("message", "mock says no to sk-secret-key").replace("_", " ")
-    await answer.error(int(answer.options["status"]), message, *headers, code=answer.options.get("code"))
+    status, message, headers = answer.failing()
+    await answer.error(status, message, *headers, code=answer.options.get("code"))
 
 
 @behaviour("big-error")
@@ -340,14 +366,14 @@ async def _raw(answer: Answer) -> None:
         "empty": b"[DONE]",
     }[answer.options["what"]]
     first = () if answer.options["what"] == "empty" else (_text("word"),)
-    await answer.say(*first, _sse(bad))
+    await answer.say(*first, sse(bad))
 
 
-class MockOpenAI:
-    """The running server. ``url`` is what goes into ``OPENAI_BASE_URL``."""
+class MockServer:
+    """A running server."""
 
     def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}/v1"
+        self.port = port
         self.requests: deque[Seen] = deque(maxlen=1_000)
         self.connections = 0
         """Connections open now."""
@@ -370,28 +396,30 @@ class MockOpenAI:
         self._count(1)
         try:
             async with stream:
-                while (seen := await _receive(stream)) is not None and await self._answer(seen, stream):
-                    pass
+                while (seen := await _receive(stream)) is not None:
+                    self.requests.append(seen)
+                    self._notify()
+                    if not await self.answer(seen, stream):
+                        break
         except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
             pass  # The client left in the middle, as tests ask of it.
         finally:
             self._count(-1)
 
-    async def _answer(self, seen: Seen, stream: trio.SocketStream) -> bool:
-        self.requests.append(seen)
-        self._notify()
-        if seen.path == "/v1/chat/completions":
-            name, *words = seen.body["model"].split(",")
-            answer = Answer(self, stream, seen.body, dict(word.split("=", 1) for word in words))
-            await _BEHAVIOURS.get(name, _echo)(answer)
+    async def answer(self, seen: Seen, stream: trio.SocketStream) -> bool:
+        """Answer a request; returns whether the connection may be used again."""
+        name, *words = (seen.body or {}).get("model", "").split(",")
+        answer = Answer(self, stream, seen.body, dict(word.split("=", 1) for word in words))
+        found = named_behaviour(seen.path, name)
+        if found is None:
+            await self.other(seen, answer)
         else:
-            answer = Answer(self, stream, seen.body, {})
-            models = {"object": "list", "data": [{"id": name, "object": "model"} for name in _BEHAVIOURS]}
-            if seen.path == "/v1/models":
-                await answer.whole(200, "application/json", msgspec.json.encode(models))
-            else:
-                await answer.error(404, f"no such path: {seen.path}")
+            await found(answer)
         return answer.complete
+
+    async def other(self, seen: Seen, answer: Answer) -> None:
+        """Answer a request for a path of which no behaviour is known."""
+        await answer.error(404, f"no such path: {seen.path}")
 
     def _count(self, change: int) -> None:
         self.connections += change
@@ -423,17 +451,42 @@ async def _receive(stream: trio.SocketStream) -> Seen | None:
             return None
 
 
+class MockOpenAI(MockServer):
+    """The OpenAI mock. ``url`` is what goes into ``OPENAI_BASE_URL``."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def other(self, seen: Seen, answer: Answer) -> None:
+        if seen.path == "/v1/models":
+            data = [{"id": name, "object": "model"} for path, name in _BEHAVIOURS if path == CHAT_PATH]
+            await answer.whole(200, "application/json", msgspec.json.encode({"object": "list", "data": data}))
+        else:
+            await super().other(seen, answer)
+
+
+Mock = TypeVar("Mock", bound=MockServer)
+
+
 @asynccontextmanager
-async def open_openai_mock(port: int = 0) -> AsyncGenerator[MockOpenAI]:
-    """Run the server on a loopback port (0: a free one) until the context is left."""
+async def open_mock(kind: type[Mock], port: int = 0) -> AsyncGenerator[Mock]:
+    """Run a server on a loopback port (0: a free one) until the context is left."""
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1", backlog=512)
-    mock = MockOpenAI(listeners[0].socket.getsockname()[1])
+    mock = kind(listeners[0].socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, mock.serve, listeners)
         try:
             yield mock
         finally:
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_openai_mock(port: int = 0) -> AsyncGenerator[MockOpenAI]:
+    """Run the server on a loopback port (0: a free one) until the context is left."""
+    async with open_mock(MockOpenAI, port) as mock:
+        yield mock
 
 
 async def _main(port: int) -> None:

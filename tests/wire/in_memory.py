@@ -106,7 +106,7 @@ class InMemory:
 
     async def _serve(self, peer: Peer, transport: MemoryTransport, task_status: trio.TaskStatus[None]) -> None:
         stream = GuardedStream(cast("Transport", transport))
-        caller = Caller(connection_id=next(self._names), scopes=ALL_SCOPES, is_socket=True)  # type: ignore[arg-type]
+        caller = Caller(connection_id=next(self._names), scopes=ALL_SCOPES, is_socket=True)  # type: ignore[arg-type]  # a set of literals is a set of str to the checker
         async with trio.open_nursery() as reading:
             ws = await open_web_socket(
                 reading, stream, path="/v1/ws", key=peer.key(), subprotocol=None, max_message_bytes=4 * 1024 * 1024

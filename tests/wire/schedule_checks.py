@@ -28,7 +28,7 @@ class Asked:
     """A request and, in the end, its answer.
 
     ``seen``: how much of the log had come when it was sent. ``covers``,
-    ``becomes`` and ``up_to``: what its answer must say, where that is known for sure.
+    ``becomes`` and ``up_to``: what its answer must say, where that is known for sure. ``at_once``: no test holds it up.
     """
 
     method: str
@@ -40,6 +40,7 @@ class Asked:
     covers: list[str] | None = None
     becomes: str | None = None
     up_to: int | None = None
+    at_once: bool = False
     answer: Json | None = None
 
     @property
@@ -107,7 +108,7 @@ def open_runs(log: Iterable[Json]) -> dict[str, Json]:
 def covered_now(log: list[Json], asked: Asked, *, taken: Iterable[str]) -> list[str]:
     """What a cancel, or a clearing of the queue, must name when nothing moves.
 
-    ``taken``: runs that their session has taken and a test holds before their start.
+    ``taken``: runs that their session has taken and that stand at a gate, perhaps before their start.
     """
     runs = open_runs(log)
     turn = {event["run"]["runId"] for event in log if event["type"] == "run.started"} | set(taken)
@@ -258,6 +259,7 @@ def _check_folds(log: list[Json], runs: dict[str, _Run], asked: list[Asked], *, 
                 runs[one.result["run"]["runId"]]
                 for one in asked
                 if one.method == "session/prompt" and one.result is not None and one.seen > main.started_at
+                if not one.result["duplicate"]
             ]
             _check_steps(log, [run for run in steers if run.delivery == "steer"], main, main.started_at)
 
@@ -346,6 +348,8 @@ def _check_cancels(
         named.update(one.named)
         if one.covers is not None and one.result is not None:
             assert one.named == one.covers
+            begun = [at for at in (runs[run_id].started_at for run_id in one.named) if at is not None]
+            assert all(at < one.seen for at in begun), "begun after it was cancelled"
         if one.result is None or one.method != "session/cancel" or "runId" in one.params:
             continue
         up_to = one.result["upTo"]
@@ -375,11 +379,17 @@ def _check_cancels(
 
 def _check_interrupt(log: list[Json], runs: dict[str, _Run], asked: Asked) -> None:
     """An interrupt ends the turn that it finds, where nothing moved while it was accepted."""
-    if asked.becomes != "run" or asked.params.get("delivery") != "interrupt" or asked.result is None:
+    if (
+        asked.becomes != "run"
+        or not asked.at_once
+        or asked.params.get("delivery") != "interrupt"
+        or asked.result is None
+    ):
         return
-    accepted_at = runs[asked.result["run"]["runId"]].accepted_at
-    if any(event["type"] != "session.updated" for event in log[asked.seen : accepted_at]):
+    run = runs[asked.result["run"]["runId"]]
+    moved = any(event["type"] != "session.updated" for event in log[asked.seen : run.accepted_at])
+    if moved or run.cancelled:  # one that is taken back at once interrupts nothing
         return
     for turn in runs.values():
-        if turn.started_at is not None and turn.started_at < accepted_at < turn.completed_at:
+        if turn.started_at is not None and turn.started_at < run.accepted_at < turn.completed_at:
             assert turn.cancelled, "not interrupted"

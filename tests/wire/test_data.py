@@ -261,3 +261,21 @@ async def test_the_server_s_own_token_is_not_told_by_a_tool(bench: Harness) -> N
         database = next((bench.state_dir / "workspaces").glob("*/atrio.db"))
         kept = database.read_bytes() + database.with_name("atrio.db-wal").read_bytes()
         assert running.token.encode() not in kept and b"[redacted]" in kept
+
+
+async def test_a_list_of_runs_with_long_texts_comes_in_pages_under_a_mebibyte(bench: Harness) -> None:
+    long = {"responses": [[{"say": "{{prompt}} " + "x" * 200_000}]]}
+    async with bench.serve(model=bench.script(long)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        for turn in range(6):
+            await wire.prompt(session, f"{turn}", runId=f"run{turn}", delivery="queue")
+            await wire.completed(session, f"run{turn}")
+        listed: list[dict[str, Any]] = []
+        more = True
+        while more:
+            before = {"before": listed[-1]["acceptSeq"]} if listed else {}
+            page = await wire.call("run/list", sessionId=session, limit=100, **before)
+            assert page["runs"]
+            assert len(json.dumps(page)) < 1024 * 1024
+            listed, more = listed + page["runs"], page["more"]
+        assert [run["runId"] for run in listed] == [f"run{turn}" for turn in reversed(range(6))]

@@ -1,7 +1,8 @@
 """What a model is to the rest of the agent.
 
-A model turns one request into one stream of events. It keeps no state between
-requests, knows no session and writes nothing; the loop does all that. Every
+A model turns one request into one stream of events. It knows no session and
+writes nothing; the loop does all that. No answer depends on an earlier request:
+what a provider remembers of one (`atrio_agent.models.recall`) it may lose. Every
 provider's oddities end in its own module: what comes out is the events below,
 and what goes wrong is a `RunError` of the contract.
 
@@ -118,10 +119,18 @@ class ToolCallEnd(Data):
 
 
 class UsageReport(Data):
-    """Tokens of this request as the provider counts them."""
+    """Tokens of this request as the provider counts them.
+
+    ``input_tokens`` is all input; what of it was read from the provider's cache
+    or written into it is told besides. ``cost_usd`` is what the provider says
+    that it charges, where it does.
+    """
 
     input_tokens: int
     output_tokens: int
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd: float | None = None
 
 
 class Finish(Data):

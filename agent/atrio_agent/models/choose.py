@@ -1,7 +1,8 @@
 """Which models there are, which one is the default, and why.
 
-The default is the model that was named; else the one whose key is in the
-environment; else the demo model. There is no falling back: a model that was
+The default is the model that was named; else the first whose key is in the
+environment (`atrio_agent.models.offers`); else the first that a server on this
+machine has; else the demo model. There is no falling back: a model that was
 named and cannot be used is an error at every request, with the way out, and
 never silently another one.
 
@@ -14,25 +15,28 @@ from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from atrio_agent.gates import Gates
 from atrio_agent.models.base import Model
-from atrio_agent.models.catalog import DEFAULT_OPENAI, OPENAI_MODELS
+from atrio_agent.models.catalog import ANTHROPIC_MODELS, OPENAI_MODELS
 from atrio_agent.models.demo import DemoModel
-from atrio_agent.models.openai import OPENAI_URL, OpenAIConnection, OpenAIModel, open_openai
+from atrio_agent.models.local import LocalServers
+from atrio_agent.models.offers import Offer, offers_in
 from atrio_agent.models.script import ScriptInvalid
 from atrio_agent.models.scripted import ScriptedModel, load_script
 from atrio_protocol.errors import AgentNotInitialized, ModelNotFound, WireError
 from atrio_protocol.methods import ModelInfo
 from atrio_protocol.struct import UNSET
 
-__all__ = ["Models", "open_models"]
+__all__ = ["LOCAL_MODELS", "Models", "open_models"]
 
-_OPENAI: Final = "openai/"
+LOCAL_MODELS: Final = "ATRIO_LOCAL_MODELS"
+"""The variable that keeps a server, with 0, from looking for others on its machine."""
+
 _SCRIPT: Final = "script:"
+_LOCAL: Final = ("ollama", "local")
 _MAX_SCRIPTS: Final = 64
-_NAMES: Final = "openai/NAME, demo, script:FILE"
+_NAMES: Final = "openai/NAME, anthropic/NAME, openrouter/NAME, ollama/NAME, local/NAME, demo, script:FILE"
 
 
 class _Stamp(NamedTuple):
@@ -53,29 +57,42 @@ class Models:
         self,
         *,
         default: str | None,
-        openai: OpenAIConnection,
-        openai_problem: str | None,
-        openai_reason: str,
+        offers: tuple[Offer, ...],
+        local: LocalServers,
+        looks_around: bool,
         gates: Gates,
         allow_scripts: bool,
     ) -> None:
-        self._openai = openai
-        self._openai_problem = openai_problem
+        self._offers = {offer.provider: offer for offer in offers}
+        self._local = local
+        self._looks_around = looks_around
         self._gates = gates
         self._allow_scripts = allow_scripts
         self._demo = DemoModel()
         self._added: dict[str, Model] = {}
         self._scripts: OrderedDict[str, tuple[_Stamp, ScriptedModel]] = OrderedDict()
+        first = next((offer for offer in offers if offer.reason), None)
+        self._decided = default is not None or first is not None
         if default is not None:
             self.default_id, self.reason = default, "It was named by a flag or in the configuration."
-        elif openai_reason:
-            self.default_id, self.reason = f"{_OPENAI}{DEFAULT_OPENAI}", openai_reason
+        elif first is not None:
+            self.default_id, self.reason = f"{first.provider}/{first.default_name}", first.reason
         else:
             self.default_id = self._demo.model_id
             self.reason = (
-                "No key is set (OPENAI_API_KEY, or OPENAI_BASE_URL for a compatible server):"
-                " rules answer, no AI, so that everything else can be tried."
+                "No key is set (OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY, or an address of a compatible"
+                " server) and no local server was found: rules answer, no AI, so that everything else can be tried."
             )
+
+    async def search(self) -> None:
+        """Look for model servers on this machine, unless that is switched off. Takes at most 300 ms."""
+        if not self._looks_around:
+            return
+        await self._local.search()
+        found = self._local.found()
+        if found and not self._decided:
+            self._decided = True
+            self.default_id, self.reason = found[0].model_id, f"No key is set, and there is {found[0].where}."
 
     def get(self, model_id: str | None) -> Model:
         """Find a model by its name; None for the default. A script is read from its file, if that is new.
@@ -97,14 +114,27 @@ class Models:
 
     def listing(self) -> tuple[ModelInfo, ...]:
         """The models that can be used without naming them oneself, the default first."""
-        known = [*(OPENAI_MODELS if self._openai_problem is None and self._openai.base_url == OPENAI_URL else ())]
-        ids = [self.default_id, *(f"{_OPENAI}{name}" for name in known), self._demo.model_id]
-        return tuple(self._info(model_id) for model_id in dict.fromkeys(ids))
+        ids = [self.default_id]
+        for offer in self._offers.values():
+            if offer.problem is None:
+                ids += [f"{offer.provider}/{name}" for name in offer.listed]
+        ids += [model.model_id for model in self._local.found()]
+        return tuple(self._info(model_id) for model_id in dict.fromkeys([*ids, self._demo.model_id]))
 
     async def warm(self) -> None:
         """Load what the default model needs, so that its first request need not wait for it."""
-        if self.default_id.startswith(_OPENAI) and self._openai_problem is None:
-            await self._openai.client()
+        provider, _, name = self.default_id.partition("/")
+        offer = self._offers.get(provider)
+        if offer is not None and offer.problem is None:
+            await offer.connection.client()
+        elif provider in _LOCAL:
+            await self._local.warm(provider, name)
+
+    async def aclose(self) -> None:
+        """Close the connections to providers."""
+        for offer in self._offers.values():
+            await offer.connection.aclose()
+        await self._local.aclose()
 
     def _info(self, model_id: str) -> ModelInfo:
         is_default = model_id == self.default_id
@@ -123,7 +153,7 @@ class Models:
         return ModelInfo(
             model_id=model_id,
             provider=model.provider,
-            name=model_id.removeprefix(_OPENAI),
+            name=model_id.removeprefix(f"{model.provider}/"),
             context_size=model.context_size or UNSET,
             default=is_default,
             reason=reason or UNSET,
@@ -134,14 +164,19 @@ class Models:
             return self._added[model_id]
         if model_id == self._demo.model_id:
             return self._demo
-        if model_id.startswith(_OPENAI) and len(model_id) > len(_OPENAI):
-            if self._openai_problem is not None:
-                raise AgentNotInitialized(f"{model_id} cannot be used: {self._openai_problem}")
-            name = model_id.removeprefix(_OPENAI)
-            return OpenAIModel(name, self._openai, context_size=OPENAI_MODELS.get(name))
+        provider, _, name = model_id.partition("/")
+        offer = self._offers.get(provider)
+        if offer is not None and name:
+            if offer.problem is not None:
+                raise AgentNotInitialized(f"{model_id} cannot be used: {offer.problem}")
+            return offer.make(name)
+        if provider in _LOCAL and name:
+            return self._local.model(provider, name)
         if model_id.startswith(_SCRIPT):
             return self._script(model_id)
-        near = get_close_matches(model_id, [self._demo.model_id, *(_OPENAI + name for name in OPENAI_MODELS)], n=1)
+        known = [self._demo.model_id, *(f"openai/{known}" for known in OPENAI_MODELS)]
+        known += [f"anthropic/{known}" for known in ANTHROPIC_MODELS]
+        near = get_close_matches(model_id, known, n=1)
         hint = f' (did you mean "{near[0]}"?)' if near else ""
         raise ModelNotFound(f"There is no model {model_id!r}{hint}. Models are named {_NAMES}.")
 
@@ -170,7 +205,7 @@ class Models:
 async def open_models(
     environ: Mapping[str, str], *, default: str | None, gates: Gates, allow_scripts: bool = False
 ) -> AsyncGenerator[Models]:
-    """Own the models of a server. Nothing is loaded and nobody is asked before the first request.
+    """Own the models of a server. Nothing is loaded and nobody is asked before the first request or `Models.search`.
 
     Args:
         environ: Where keys and addresses are looked up, now and never again.
@@ -178,29 +213,15 @@ async def open_models(
         gates: Where scripts wait.
         allow_scripts: Whether clients may name scripts, and not only ``default``.
     """
-    key = environ.get("OPENAI_API_KEY", "").strip()
-    base_url = environ.get("OPENAI_BASE_URL", "").strip()
-    reason = "OPENAI_API_KEY is set." if key else "OPENAI_BASE_URL is set." if base_url else ""
-    async with open_openai(base_url or OPENAI_URL, key) as openai:
-        yield Models(
-            default=default,
-            openai=openai,
-            openai_problem=_openai_problem(key, base_url),
-            openai_reason=reason,
-            gates=gates,
-            allow_scripts=allow_scripts,
-        )
-
-
-def _openai_problem(key: str, base_url: str) -> str | None:
-    """Why OpenAI's models cannot be used, or None if they can."""
-    if not key and not base_url:
-        return "set OPENAI_API_KEY, or OPENAI_BASE_URL for a compatible server that needs no key."
-    if not (key.isascii() and key.isprintable()):
-        return "OPENAI_API_KEY holds characters that no key has."
+    models = Models(
+        default=default,
+        offers=offers_in(environ),
+        local=LocalServers(environ),
+        looks_around=environ.get(LOCAL_MODELS, "").strip() != "0",
+        gates=gates,
+        allow_scripts=allow_scripts,
+    )
     try:
-        parts = urlsplit(base_url or OPENAI_URL)
-        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    return None if is_address else "OPENAI_BASE_URL must be an address such as http://127.0.0.1:8000/v1."
+        yield models
+    finally:
+        await models.aclose()

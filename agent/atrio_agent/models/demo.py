@@ -42,8 +42,8 @@ What it can do here, with the same tools that a real model gets:
   help          this text
 
 For a model that thinks, set OPENAI_API_KEY, or OPENAI_BASE_URL for any server
-that speaks the same API (llama.cpp, vLLM, Ollama, …), start atrio again and
-name one: atrio run -m openai/NAME "…". `atrio models` shows what there is.
+that speaks the same API (llama.cpp, vLLM, Ollama, …), where the server starts,
+and name one: atrio run -m openai/NAME "…". `atrio models` shows what there is.
 """
 _WORD: Final = re.compile(r"\s*\S+\s*")
 _PIECE_S: Final = 0.015
@@ -92,7 +92,8 @@ async def _say(reply: _Reply, step: int) -> AsyncGenerator[ModelEvent]:
 
 
 def _turn(request: ModelRequest) -> _Reply:
-    word, _, rest = request.prompt.strip().partition(" ")
+    # The first line is the instruction; what is piped in comes after it.
+    word, _, rest = request.prompt.strip().partition("\n")[0].partition(" ")
     word, rest = word.lower().strip(":,.!?"), rest.strip().strip("\"'`")
     rounds = results_since_prompt(request.turns)
     has = {tool.name for tool in request.tools}

@@ -39,7 +39,7 @@ def outline(path: str, lines: list[str], *, note: str = "") -> str:
     pattern = _PATTERNS.get(PurePosixPath(path).suffix.lower(), _CODE)
     found = [(number, match) for number, line in enumerate(lines, 1) if (match := pattern.match(line))]
     imports = sum(1 for line in lines if _IMPORT.match(line))
-    size = f"{path}: {len(lines):,} lines"
+    size = f"{path}: {len(lines):,} line{'' if len(lines) == 1 else 's'}"
     if imports and pattern is _CODE:
         size += f", {imports} {'import' if imports == 1 else 'imports'}"
     parts = [f"{size}." + (f" {note}" if note else ""), _about(lines), _entries(found)]

@@ -1,90 +1,54 @@
-"""OpenAI's chat completions, and every server that speaks them (``OPENAI_BASE_URL``).
+"""OpenAI's models, and every server that speaks OpenAI's API (``OPENAI_BASE_URL``).
+
+OpenAI's own models that reason are asked for responses, because only there they
+reason and use tools at once; all others, and all other servers, are asked for
+chat completions, as is a server that turns out to know no responses.
 
 A model here is a name and a connection; the connection is shared by all of
-them. The SDK is imported when it is first needed, in a thread, because that
-takes longer than an event loop may stand still.
-
-Nothing is retried here, and a stream that fails says whether it may be.
+them. Nothing is retried here, and a stream that fails says whether it may be.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
-from importlib import import_module
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
-import trio
-
+from atrio_agent.models import openai_messages, responses_messages
+from atrio_agent.models.answer import AnswerReader, Blocks, read_answer
 from atrio_agent.models.base import ModelEvent, ModelRequest
-from atrio_agent.models.openai_messages import request_body
+from atrio_agent.models.catalog import wants_responses
+from atrio_agent.models.connection import Address, Connection, EndpointMissing
 from atrio_agent.models.openai_stream import ChunkReader
-from atrio_agent.models.sse import LineTooLong, SseReader
-from atrio_protocol.errors import ProviderError, ProviderUnreachable, RunError
+from atrio_agent.models.recall import Recall
+from atrio_agent.models.responses_stream import ResponseReader
+from atrio_protocol.errors import ProviderError
 
 if TYPE_CHECKING:
-    from atrio_agent.models.openai_client import Blocks, OpenAIClient
+    from atrio_agent.models.openai_client import OpenAIClient
 
-__all__ = ["OPENAI_URL", "OpenAIConnection", "OpenAIModel", "open_openai"]
+__all__ = ["OPENAI_URL", "OpenAIConnection", "OpenAIModel"]
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 
-_EVENTS_A_CHECKPOINT: Final = 16
-_CLOSE_S: Final = 2
-_LAST_CHUNK_S: Final = 0.5
 
+class OpenAIConnection(Connection["OpenAIClient"]):
+    """A server that speaks OpenAI's API. Whoever makes it closes it."""
 
-class OpenAIConnection:
-    """One address and key. Made by `open_openai`; the client comes with the first request."""
-
-    def __init__(self, base_url: str, key: str) -> None:
-        self.base_url = base_url
-        # Not the whole address: it may hold a password.
-        self.server = urlsplit(base_url).netloc.rpartition("@")[2]
-        self._key = key
-        self._client: OpenAIClient | None = None
-        self._making = trio.CapacityLimiter(1)
-
-    async def client(self) -> "OpenAIClient":
-        """The client, made now if it is the first time it is asked for."""
-        if self._client is None:
-            # Many may come here at once: they queue for the one thread, and all but the first find it done.
-            # A cancelled one leaves the thread to finish the import for the next.
-            client = await trio.to_thread.run_sync(self._make, abandon_on_cancel=True, limiter=self._making)
-            if self._client is None:
-                self._client = client
-        return self._client
-
-    def _make(self) -> "OpenAIClient":
-        if self._client is not None:
-            return self._client
-        module = import_module("atrio_agent.models.openai_client")
-        client: OpenAIClient = module.OpenAIClient(base_url=self.base_url, key=self._key, server=self.server)
-        return client
-
-    async def aclose(self) -> None:
-        """Close what is open. Takes at most 2 s, also when it is cancelled."""
-        if self._client is not None:
-            with trio.move_on_after(_CLOSE_S, shield=True):
-                await self._client.aclose()
-
-
-@asynccontextmanager
-async def open_openai(base_url: str, key: str) -> AsyncGenerator[OpenAIConnection]:
-    """Own a connection; no network is touched until a model is asked."""
-    connection = OpenAIConnection(base_url, key)
-    try:
-        yield connection
-    finally:
-        await connection.aclose()
+    def __init__(self, address: Address, *, responses: bool | None = None) -> None:
+        super().__init__(address, "atrio_agent.models.openai_client:OpenAIClient")
+        self.responses = address.base_url.rstrip("/") == OPENAI_URL if responses is None else responses
+        """Whether it is asked for responses where a model wants that."""
+        self.recall = Recall()
 
 
 class OpenAIModel:
     """One model of a server. ``name`` is the server's own name for it."""
 
-    provider = "openai"
-
-    def __init__(self, name: str, connection: OpenAIConnection, *, context_size: int | None) -> None:
-        self.model_id = f"openai/{name}"
+    def __init__(
+        self, name: str, connection: OpenAIConnection, *, context_size: int | None = None, provider: str = "openai"
+    ) -> None:
+        self.model_id = f"{provider}/{name}"
+        self.provider = provider
         self.context_size = context_size
         self._name = name
         self._connection = connection
@@ -95,43 +59,34 @@ class OpenAIModel:
     @asynccontextmanager
     async def _stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
         client = await self._connection.client()
-        async with (
-            client.ask(self._name, request_body(request)) as blocks,
-            aclosing(_events(blocks, self._connection.server)) as events,
-        ):
-            yield events
+        async with AsyncExitStack() as stack:
+            blocks, reader = await self._ask(stack, client, request)
+            yield await stack.enter_async_context(aclosing(read_answer(blocks, reader, self._connection.server)))
 
+    async def _ask(
+        self, stack: AsyncExitStack, client: "OpenAIClient", request: ModelRequest
+    ) -> tuple[Blocks, AnswerReader]:
+        connection = self._connection
+        if connection.responses and wants_responses(self._name):
+            try:
+                return await self._ask_response(stack, client, request)
+            except EndpointMissing:
+                connection.responses = False
+        blocks = await stack.enter_async_context(client.ask(self._name, openai_messages.request_body(request)))
+        return blocks, ChunkReader(connection.server)
 
-async def _events(blocks: "Blocks", server: str) -> AsyncGenerator[ModelEvent]:
-    sse, reader = SseReader(), ChunkReader(server)
-    count = 0
-    failure: RunError | None = None
-    while failure is None and not reader.done:
-        out: list[ModelEvent] = []
+    async def _ask_response(
+        self, stack: AsyncExitStack, client: "OpenAIClient", request: ModelRequest
+    ) -> tuple[Blocks, AnswerReader]:
+        recall = self._connection.recall
+        asked = responses_messages.request_body(request, self._name, recall)
         try:
-            block = await blocks.next()
-            payloads = sse.end() if block is None else sse.feed(block)
-            for payload in payloads:
-                reader.read(payload, out)
-            if block is None:
-                break
-        except LineTooLong as exc:
-            failure = ProviderError(f"{server} sent {exc}")
-        except RunError as exc:
-            failure = exc
-        # Also what came before a failure: it is what people saw, and is kept if the run ends here.
-        for event in out:
-            yield event
-            count += 1
-            if not count % _EVENTS_A_CHECKPOINT:
-                await trio.lowlevel.checkpoint()
-    if failure is not None and not (isinstance(failure, ProviderUnreachable) and reader.finished):
-        raise failure
-    for event in reader.end():
-        yield event
-    if reader.done:
-        # The body's own end frees the connection for the next request. A server that says that it
-        # is done and then does not end, or breaks off, has given all that was asked for.
-        with trio.move_on_after(_LAST_CHUNK_S), suppress(ProviderUnreachable):
-            while await blocks.next() is not None:
-                pass
+            blocks = await stack.enter_async_context(client.ask_response(asked.body))
+        except ProviderError as exc:
+            if exc.retryable or not asked.recalls:
+                raise
+            # It may be what was recalled that is refused, and would be for ever.
+            recall.clear()
+            asked = responses_messages.request_body(request, self._name, recall)
+            blocks = await stack.enter_async_context(client.ask_response(asked.body))
+        return blocks, ResponseReader(self._connection.server, keep=partial(recall.keep, asked.key))

@@ -13,8 +13,8 @@ from typing import Any, cast
 import msgspec
 
 from atrio_agent.models.base import AssistantTurn, ModelRequest, ToolOutput, ToolResults, UserTurn
-from atrio_protocol.content import ContentBlock, ImageBlock, ResourceBlock, ResourceLink, TextBlock
-from atrio_protocol.struct import UNSET
+from atrio_agent.models.words import has_image, in_words
+from atrio_protocol.content import ContentBlock, ImageBlock
 
 __all__ = ["request_body"]
 
@@ -32,7 +32,7 @@ def request_body(request: ModelRequest) -> Json:
                 _add_assistant(messages, turn)
             case ToolResults():
                 messages += [_tool_message(result) for result in turn.results]
-                images = [_image(block) for result in turn.results for block in result.content if _is_image(block)]
+                images = [_image(block) for result in turn.results for block in result.content if has_image(block)]
                 if images:
                     _add_user(messages, [_text("The images that the tools returned:"), *images])
     body: Json = {"messages": [_flattened(message) for message in messages]}
@@ -74,14 +74,14 @@ def _add_assistant(messages: list[Json], turn: AssistantTurn) -> None:
 
 
 def _tool_message(result: ToolOutput) -> Json:
-    text = "\n\n".join(_words(block) for block in result.content)
+    text = "\n\n".join(in_words(block) for block in result.content)
     # The API has no mark for a failed call, so the text says it.
     content = f"Error: {text}" if result.is_error else text
     return {"role": "tool", "tool_call_id": result.call_id, "content": content or "(no output)"}
 
 
 def _parts(blocks: tuple[ContentBlock, ...]) -> list[Json]:
-    return [_image(block) if _is_image(block) else _text(_words(block)) for block in blocks]
+    return [_image(block) if has_image(block) else _text(in_words(block)) for block in blocks]
 
 
 def _flattened(message: Json) -> Json:
@@ -98,24 +98,6 @@ def _text(text: str) -> Json:
     return {"type": "text", "text": text}
 
 
-def _is_image(block: ContentBlock) -> bool:
-    return isinstance(block, ImageBlock) and block.data is not UNSET
-
-
 def _image(block: ContentBlock) -> Json:
     assert isinstance(block, ImageBlock)
     return {"type": "image_url", "image_url": {"url": f"data:{block.mime_type};base64,{block.data}"}}
-
-
-def _words(block: ContentBlock) -> str:
-    match block:
-        case TextBlock():
-            return block.text
-        case ImageBlock():
-            return f"[image, {block.mime_type}]"
-        case ResourceLink():
-            return f"[{block.name}: {block.uri}]"
-        case ResourceBlock(resource=resource) if resource.text is not UNSET:
-            return f'<resource uri="{resource.uri}">\n{resource.text}\n</resource>'
-        case ResourceBlock(resource=resource):
-            return f"[binary resource: {resource.uri}]"

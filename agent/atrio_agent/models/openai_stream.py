@@ -23,7 +23,7 @@ from atrio_agent.models.base import (
     ToolCallStart,
     UsageReport,
 )
-from atrio_agent.models.openai_errors import reported_error
+from atrio_agent.models.provider_errors import reported_error
 from atrio_protocol.errors import ProviderError, ProviderUnreachable
 
 __all__ = ["ChunkReader"]
@@ -53,9 +53,16 @@ class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    cost: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -197,7 +204,7 @@ class ChunkReader:
             out.append(ToolCallEnd(call.call_id))
         usage = self._usage
         if usage is not None and usage.prompt_tokens is not None:
-            out.append(UsageReport(usage.prompt_tokens, usage.completion_tokens or 0))
+            out.append(_report(usage, usage.prompt_tokens))
         out.append(self._finish_event())
         return out
 
@@ -210,3 +217,15 @@ class ChunkReader:
             # Whether there are calls is a fact, the word for it a habit that differs.
             reason = "tool_use" if self._calls else "end_turn"
         return Finish(reason, word)
+
+
+def _report(usage: _Usage, input_tokens: int) -> UsageReport:
+    details = usage.prompt_tokens_details or _Details()
+    return UsageReport(
+        input_tokens,
+        usage.completion_tokens or 0,
+        cache_read_tokens=details.cached_tokens or 0,
+        cache_write_tokens=details.cache_write_tokens or 0,
+        # Only some gateways say it; what others put there is not for us.
+        cost_usd=float(usage.cost) if isinstance(usage.cost, int | float) else None,
+    )

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 
 from atrio_protocol.version import VERSION
 from atrio_server.cli.failure import Exit, explain, innermost
@@ -22,22 +22,23 @@ STDIN: Final = "\0stdin"
 """What a lone ``-`` is turned into: cyclopts takes it for an option."""
 
 _COMMANDS: Final = {
-    "run": ("atrio_server.cli.run:run", "Send a prompt and stream what comes of it."),
-    "tail": ("atrio_server.cli.tail:tail", "Watch a session."),
-    "wait": ("atrio_server.cli.runs:wait", "Wait for a run to end."),
-    "cancel": ("atrio_server.cli.runs:cancel", "Cancel a session's runs, or one."),
-    "sessions": ("atrio_server.cli.sessions:app", "List, show, rename, remove and search sessions."),
-    "runs": ("atrio_server.cli.runs:runs", "List the runs of a session."),
-    "models": ("atrio_server.cli.models:models", "List the models, and say which is used and why."),
-    "serve": ("atrio_server.cli.serve:serve", "Run a server."),
-    "token": ("atrio_server.cli.token:app", "Show or replace the token that opens the server."),
-    "schema": ("atrio_server.cli.about:schema", "Print the JSON Schema of the protocol."),
-    "version": ("atrio_server.cli.about:version", "Print the version."),
+    "run": ("run:run", "[OPTIONS] [PROMPT...|-]", "Send a prompt and stream what comes of it."),
+    "sessions": ("sessions:app", "", "List, show, rename, remove and search sessions."),
+    "runs": ("runs:runs", "[OPTIONS] [SESSION]", "List the runs of a session."),
+    "tail": ("tail:tail", "[OPTIONS] SESSION", "Watch a session."),
+    "wait": ("runs:wait", "[OPTIONS] RUN", "Wait for a run to end."),
+    "cancel": ("runs:cancel", "[OPTIONS] SESSION", "Cancel a session's runs, or one."),
+    "models": ("models:models", "[OPTIONS]", "List the models, and say which is used and why."),
+    "serve": ("serve:serve", "[OPTIONS]", "Run a server."),
+    "token": ("token:app", "", "Show or replace the token that opens the server."),
+    "schema": ("about:schema", "", "Print the JSON Schema of the protocol."),
+    "version": ("about:version", "", "Print the version."),
 }
+"""Where each command is, how it is used and what it does, in the order of the help. A group's usage is its own."""
 
 
-def make_app() -> App:
-    """The commands, none of them imported yet."""
+def make_app(tokens: Sequence[str] = ()) -> App:
+    """The commands, none of them imported yet. ``tokens`` are the words that it will be called with."""
     app = App(
         name="atrio",
         help="An agent server, and the commands to talk to it.",
@@ -48,19 +49,24 @@ def make_app() -> App:
         print_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for name, (place, summary) in _COMMANDS.items():
-        app.command(place, name=name, help=summary)
+    for order, (name, (place, usage, summary)) in enumerate(_COMMANDS.items()):
+        # The summary would stand in for what the command says of itself, so the one that is called has none.
+        more = {} if name in tokens[:1] else {"help": summary}
+        if usage:
+            more["usage"] = f"Usage: atrio {name} {usage}"
+        app.command(f"atrio_server.cli.{place}", name=name, sort_key=order, **more)
     return app
 
 
 def run_command(argv: Sequence[str] | None) -> int:
     """Run a command and return its exit code."""
+    _open_missing_streams()
     tokens = [STDIN if word == "-" else word for word in (sys.argv[1:] if argv is None else argv)]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to end
     try:
-        code = make_app()(tokens)
+        code = make_app(tokens)(tokens)
         sys.stdout.flush()
     except CycloptsError as exc:
         return _fail(Exit.USAGE, _usage(exc), exc)
@@ -92,7 +98,23 @@ def _fail(code: Exit, sentence: str, error: BaseException) -> int:
 
 def _usage(error: CycloptsError) -> str:
     command = " ".join(("atrio", *(error.command_chain or ())))
-    return f"{str(error).replace(STDIN, '-').rstrip('.')}; `{command} --help` shows what there is"
+    if isinstance(error, UnusedCliTokensError):
+        unused = " ".join(map(repr, error.unused_tokens or ()))
+        return f"{unused} is not something that `{command}` takes; `{command} --help` shows what there is"
+    if isinstance(error, MissingArgumentError) and error.argument is not None and error.argument.index is not None:
+        return f"{error.argument.name.lstrip('-').upper()} is missing; `{command} --help` shows what there is"
+    # The help lists the commands in full; here the list would be cut off.
+    said, _, guess = str(error).replace(STDIN, "-").partition(" Available commands:")[0].partition(" Did you mean ")
+    more = f" (did you mean {guess.rstrip('?')}?)" if guess else ""
+    return f"{said.rstrip('.')}{more}; `{command} --help` shows what there is"
+
+
+def _open_missing_streams() -> None:
+    # A caller may have closed them (`>&-`); what is written then goes nowhere, as the caller wished.
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
 
 
 def _let_go_of_stdout() -> None:

@@ -6,8 +6,9 @@ nobody but that directory's server and servers on this machine.
 """
 
 import os
+import pwd
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -149,7 +150,12 @@ async def find_run(client: Client, name: str, directory: str | None) -> str:
 
 def _absolute(directory: str) -> str:
     # Not resolved: links are the server's affair.
-    return str(Path(directory).expanduser().absolute())
+    try:
+        return str(Path(directory).expanduser().absolute())
+    except FileNotFoundError:
+        raise Failure(Exit.USAGE, "the present directory is gone; go to another, or name one with --dir") from None
+    except RuntimeError as exc:  # a home that cannot be found out
+        raise Failure(Exit.USAGE, f"cannot tell what {directory} is: {exc}") from None
 
 
 def _locator(first: Address, state_dir: Path) -> Callable[[], Address]:
@@ -185,7 +191,11 @@ def _socket_url(url: str) -> str:
 
 def _token(target: Target, url: str) -> str:
     if target.token_file is not None:
-        return Path(target.token_file).read_text(encoding="ascii", errors="replace").strip()
+        try:
+            return Path(target.token_file).read_text(encoding="ascii", errors="replace").strip()
+        except OSError as exc:
+            sentence = f"cannot read the token from {target.token_file}: {exc.strerror}; give --token-file another file"
+            raise Failure(Exit.USAGE, sentence) from None
     if token := os.environ.get("ATRIO_TOKEN"):
         return token
     host = urlsplit(_socket_url(url)).hostname or ""
@@ -197,4 +207,7 @@ def _token(target: Target, url: str) -> str:
 
 def _user_name(environ: Mapping[str, str]) -> str | None:
     name = environ.get("USER") or environ.get("LOGNAME") or ""
+    if not name:
+        with suppress(KeyError):  # a user that the system has no name for
+            name = pwd.getpwuid(os.getuid()).pw_name
     return name[:64] if name.isprintable() and name.strip() else None

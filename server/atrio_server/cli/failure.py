@@ -6,6 +6,7 @@ message. A bug is no such thing: it is passed on, and `atrio_server.cli.app` say
 how to get at its traceback.
 """
 
+import errno
 from enum import IntEnum
 from typing import Final, cast
 
@@ -59,22 +60,25 @@ _BY_KIND: Final[dict[str, tuple[Exit, str]]] = {
     "path_not_allowed": (Exit.USAGE, "the server allows directories with --allow-path"),
     "queue_full": (Exit.OTHER, "wait for some to end, or cancel them with `atrio cancel SESSION`"),
     "idempotency_conflict": (Exit.OTHER, ""),
-    "provider_error": (Exit.MODEL, ""),
+    "provider_error": (Exit.MODEL, "what was said until then is kept; `atrio run -c` goes on from there"),
     "provider_auth": (Exit.MODEL, "check the key of the provider in the server's environment"),
     "provider_rate_limited": (Exit.MODEL, "try again later"),
-    "provider_unreachable": (Exit.MODEL, ""),
+    "provider_unreachable": (Exit.MODEL, "check the network, and OPENAI_BASE_URL if it is set"),
     "context_overflow": (Exit.MODEL, "begin a new session"),
 }
 
 
+_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What writing to standard output fails with, other than a reader that has left."""
+
+
 def explain(error: BaseException) -> tuple[Exit, str] | None:
     """The exit code and the sentence of an error, or None if it is a bug."""
-    from atrio_agent.store.base import StoreFailed
     from atrio_server.client import ClientError, FrameTooLarge, ServerGone
     from atrio_server.config import ConfigError
     from atrio_server.discover import CannotStart
     from atrio_server.listen import AddressUnusable, ListenError
-    from atrio_server.statedir import StateDirLocked, StateDirUnsafe
+    from atrio_server.statedir import StateDirLocked, StateDirUnsafe, StateDirUnusable
     from atrio_server.token import TokenFileUnsafe
 
     error = innermost(error)
@@ -88,16 +92,20 @@ def explain(error: BaseException) -> tuple[Exit, str] | None:
             return Exit.UNREACHABLE, _joined(str(error), "is `atrio serve` running there?")
         case FrameTooLarge() | ConfigError():
             return Exit.USAGE, str(error)
-        case ClientError() | CannotStart() | StateDirLocked() | StateDirUnsafe() | TokenFileUnsafe():
+        case (
+            ClientError() | CannotStart() | StateDirLocked() | StateDirUnsafe() | StateDirUnusable() | TokenFileUnsafe()
+        ):
             return Exit.UNREACHABLE, str(error)
-        case AddressUnusable() | StoreFailed():
+        case AddressUnusable():
             return Exit.OTHER, str(error)
         case ListenError():
             return Exit.USAGE, str(error)
         case UnicodeEncodeError():
             return Exit.USAGE, f"what was given is no text in UTF-8: {error.object!r:.80}"
         case OSError():
-            return Exit.OTHER, f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            if error.errno in _NO_ROOM and not error.filename:
+                return Exit.OTHER, f"cannot write the output: {error.strerror}"
+            return Exit.OTHER, f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
         case _:
             return None
 

@@ -12,14 +12,18 @@ quietly, in `atrio_server.cli.app`.
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TextIO
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final, TextIO
 
 import msgspec
 
-__all__ = ["is_terminal", "print_json", "print_record", "print_result", "print_rows", "print_text", "say"]
+__all__ = ["is_terminal", "moment", "print_json", "print_result", "print_rows", "print_text", "say"]
 
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+LAST_COLUMN: Final = 20
+"""What a table's last column has at least; a terminal that is narrower breaks the lines itself."""
+
 _DIM: Final = "\x1b[2m{}\x1b[0m"
 
 
@@ -56,22 +60,31 @@ def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             sys.stdout.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
         sys.stdout.flush()
         return
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(_visible(" ".join(cell.split()))) for cell in row))
-    Console().print(table)
+    cells = [[_visible(" ".join(cell.split())) for cell in row] for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    fixed = 0
+    for index, head in enumerate(heads[:-1]):  # what one copies, such as an id, is never cut: only the last gives way
+        width = max([cell_len(head), *(cell_len(row[index]) for row in cells)])
+        table.add_column(head, no_wrap=True, min_width=width)
+        fixed += width + 1
+    table.add_column(heads[-1])
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console = Console(emoji=False, highlight=False)
+    console.width = max(console.width, fixed + LAST_COLUMN)
+    console.print(table)
 
 
-def print_record(record: Mapping[str, Any]) -> None:
-    """Names and values, one a line. What is absent is left out."""
-    width = max(map(len, record), default=0)
-    for name, value in record.items():
-        if value:
-            print_result(f"{name:<{width}}  {value}")
+def moment(time: str) -> str:
+    """A time of the wire: short and local for people, as it is for programs."""
+    if not is_terminal(sys.stdout):
+        return time
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def say(sentence: str) -> None:

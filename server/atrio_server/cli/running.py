@@ -24,6 +24,7 @@ from atrio_protocol.methods import (
     ModelListParams,
     PromptParams,
     SessionNewParams,
+    SessionParams,
     SessionSnapshot,
 )
 from atrio_protocol.struct import UNSET
@@ -33,7 +34,8 @@ from atrio_server.cli.failure import Exit, Failure, exit_of_run
 from atrio_server.cli.lines import JsonLines
 from atrio_server.cli.output import print_result, say
 from atrio_server.cli.transcript import Transcript
-from atrio_server.client import Client, ClientError, Detached, ReplyLost, Resync, SessionStream
+from atrio_server.cli.which_model import model_line, unseen_key
+from atrio_server.client import Client, ClientError, Detached, ReplyLost, Resync, ServerGone, SessionStream
 from atrio_server.discover import Found, open_own_server
 
 __all__ = ["Order", "absolute_model", "carry_out", "follow_order"]
@@ -89,7 +91,7 @@ async def follow_order(order: Order, target: Target, own_server: AbstractAsyncCo
     Raises:
         Failure, WireError, ClientError, CannotStart: It was not to be; see `explain`.
     """
-    command = _Command(order)
+    command = _Command(order, target, own_server=own_server is not None)
     code = int(Exit.OTHER)
     with trio.CancelScope() as whole:
         async with trio.open_nursery() as nursery:
@@ -102,6 +104,9 @@ async def follow_order(order: Order, target: Target, own_server: AbstractAsyncCo
             nursery.cancel_scope.cancel()
     if command.left_with is not None:
         return command.left_with
+    if isinstance(command.error, ServerGone) and command.sent and target.server is None and own_server is None:
+        sentence = f"{command.error}; `atrio wait {command.run_id}` starts a server and tells what became of the run"
+        raise Failure(Exit.UNREACHABLE, sentence)
     if command.error is not None:
         raise command.error
     return code
@@ -110,14 +115,20 @@ async def follow_order(order: Order, target: Target, own_server: AbstractAsyncCo
 class _Command:
     """One `atrio run`."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, target: Target, *, own_server: bool) -> None:
         self.order = order
+        self.sent = False
+        """The prompt may have reached a server."""
+        self._shared_server = None if own_server or target.server or os.environ.get("ATRIO_SERVER") else target
+        """Where the server is found that other commands use as well; None if this run uses another one."""
         self.run_id = f"cli-{uuid.uuid4()}"
         self.left_with: int | None = None
         """The exit code, when a signal made the command leave."""
         self.error: Exception | None = None
         self._client: Client | None = None
         self._session_id = ""
+        self._model_by = "-m"
+        self._made_session = False
         self._cancelling = False
         self._sink = JsonLines() if order.as_json else Transcript(self.run_id, quiet=order.quiet)
 
@@ -144,11 +155,19 @@ class _Command:
         model = await self._model(client)
         stream = None if order.no_wait else self._attach(client)
         self._client = client
+        self.sent = True
+        params = PromptParams(session_id=session_id, prompt=order.prompt, run_id=self.run_id, model=model or UNSET)
         try:
-            result = await client.call(
-                "session/prompt",
-                PromptParams(session_id=session_id, prompt=order.prompt, run_id=self.run_id, model=model or UNSET),
-            )
+            try:
+                answer = await client.call("session/prompt", params)
+            except WireError as exc:
+                answer = exc
+            if isinstance(answer, WireError):
+                await self._take_back(client, answer)
+                raise answer
+            result = answer
+            if not order.quiet and not order.as_json:
+                await self._tell_session(client, model)
             if stream is None:
                 return self._leave_to_run(result.run)
             if result.position:
@@ -172,7 +191,7 @@ class _Command:
         except ReplyLost:
             # Asked for again: the worst that can come of it is a session that stays empty.
             made = await client.call("session/new", SessionNewParams(workspace_id=opened.workspace.workspace_id))
-        self._notice(f"session {made.session.session_id}")
+        self._made_session = True
         return made.session.session_id
 
     async def _model(self, client: Client) -> str | None:
@@ -180,11 +199,32 @@ class _Command:
         wished = os.environ.get("ATRIO_MODEL")
         if self.order.model is not None or not wished:
             return self.order.model
+        self._model_by = "ATRIO_MODEL"
         # A server that was started with the same wish has it as its default already.
         wished = absolute_model(wished)
         listed = await client.call("model/list", ModelListParams())
         defaults = {absolute_model(model.model_id) for model in listed.models if model.default}
         return None if wished in defaults else wished
+
+    async def _tell_session(self, client: Client, asked: str | None) -> None:
+        if self._made_session:
+            say(f"session {self._session_id}")
+        if line := await model_line(client, self._session_id, asked, by=self._model_by):
+            say(line)
+        if asked is None and self._shared_server is not None:
+            await self._tell_unseen_key(client, self._shared_server)
+
+    async def _tell_unseen_key(self, client: Client, target: Target) -> None:
+        if hint := await unseen_key(client, target.resolved_state_dir(), os.environ):
+            say(hint)
+
+    async def _take_back(self, client: Client, refusal: WireError) -> None:
+        """The prompt was refused: leave no empty session behind."""
+        if self._made_session:
+            with suppress(WireError, ClientError):
+                await client.call("session/delete", SessionParams(session_id=self._session_id))
+        if refusal.kind == "agent_not_initialized" and self._shared_server is not None:
+            await self._tell_unseen_key(client, self._shared_server)
 
     def _attach(self, client: Client) -> SessionStream:
         # Watched, the run's end is in every snapshot: whatever the stream goes on from, it tells the end.

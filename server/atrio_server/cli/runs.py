@@ -7,8 +7,9 @@ ended stays ended: a wait for it answers at once, and a cancel names nothing.
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import Dir, JsonLines, Limit, ServerUrl, SessionArgument, StateDirOption, TokenFile
 
 if TYPE_CHECKING:
     from atrio_server.client import Client
@@ -19,7 +20,7 @@ __all__ = ["cancel", "runs", "wait"]
 def runs(
     session: SessionArgument = "last",
     *,
-    limit: Annotated[int, Parameter(help="How many at most.")] = 50,
+    limit: Limit = 50,
     directory: Dir = None,
     json: JsonLines = False,
     server: ServerUrl = None,
@@ -34,7 +35,7 @@ def runs(
 
         from atrio_protocol.methods import RunListParams
         from atrio_server.cli.connect import find_session
-        from atrio_server.cli.output import print_json, print_rows
+        from atrio_server.cli.output import moment, print_json, print_rows
 
         session_id = await find_session(client, session, directory)
         listed = await client.call("run/list", RunListParams(session_id=session_id, limit=limit))
@@ -42,7 +43,10 @@ def runs(
             for run in listed.runs:
                 print_json(msgspec.json.encode(run))
         else:
-            rows = [(run.run_id, run.accepted_at, run.stop_reason or run.state, run.prompt_text) for run in listed.runs]
+            rows = [
+                (run.run_id, moment(run.accepted_at), run.stop_reason or run.state, run.prompt_text)
+                for run in listed.runs
+            ]
             print_rows(("RUN", "ACCEPTED", "STATE", "PROMPT"), rows)
         return 0
 
@@ -52,7 +56,7 @@ def runs(
 def wait(
     run: Annotated[str, Parameter(help='A run\'s id, or "last": the newest of the newest session of the directory.')],
     *,
-    timeout: Annotated[float | None, Parameter(help="Seconds to wait; then exit 3.")] = None,
+    timeout: Annotated[float | None, Parameter(help="Seconds to wait; then exit 3.", validator=Number(gte=0))] = None,
     directory: Dir = None,
     json: JsonLines = False,
     server: ServerUrl = None,
@@ -74,7 +78,7 @@ def wait(
         from atrio_server.cli.output import print_json, print_result, say
 
         run_id = await find_run(client, run, directory)
-        with trio.move_on_after(math.inf if timeout is None else max(timeout, 0)):
+        with trio.move_on_after(math.inf if timeout is None else timeout):
             ended = (await client.call("run/wait", RunWaitParams(run_id=run_id))).run
             if json:
                 print_json(msgspec.json.encode(ended))

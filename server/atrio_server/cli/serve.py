@@ -80,4 +80,13 @@ def serve(
     from atrio_server.service import run_server
 
     gc.set_threshold(*USUAL_THRESHOLD)
-    return run_server(settings)
+    try:
+        return run_server(settings)
+    except Exception as exc:
+        # Told here: no other command has a store, and none needs to import it to say what went wrong.
+        from atrio_agent.store.base import StoreFailed
+        from atrio_server.cli.failure import Exit, Failure, innermost
+
+        if isinstance(inner := innermost(exc), StoreFailed):
+            raise Failure(Exit.OTHER, str(inner)) from exc
+        raise

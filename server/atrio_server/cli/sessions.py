@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import Dir, JsonLines, Limit, ServerUrl, SessionArgument, StateDirOption, TokenFile
 
 if TYPE_CHECKING:
     from atrio_protocol.things import Session
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = App(name="sessions")
-
-Limit = Annotated[int, Parameter(help="How many at most.")]
+app = App(name="sessions", help="List, show, rename, remove and search sessions. Without a word, list them.")
 
 
+@app.default
 @app.command(name="list")
 def list_(
     *,
@@ -38,7 +37,7 @@ def list_(
     )
 
 
-@app.command
+@app.command(usage="Usage: atrio sessions search [OPTIONS] WORDS...")
 def search(
     *query: Annotated[str, Parameter(help="Words to look for.")],
     limit: Limit = 50,
@@ -63,14 +62,14 @@ def search(
 def show(
     session: SessionArgument,
     *,
-    limit: Annotated[int, Parameter(help="How many messages at most, newest kept.")] = 100,
+    limit: Limit = 100,
     directory: Dir = None,
     json: JsonLines = False,
     server: ServerUrl = None,
     token_file: TokenFile = None,
     state_dir: StateDirOption = None,
 ) -> int:
-    """Print what was said in a session."""
+    """Print what was said in a session, the newest messages if there are more than --limit."""
 
     async def work(client: "Client") -> int:
         import msgspec
@@ -107,7 +106,7 @@ def show(
     return _with_client(work, server, token_file, state_dir)
 
 
-@app.command
+@app.command(usage="Usage: atrio sessions rename [OPTIONS] SESSION TITLE...")
 def rename(
     session: SessionArgument,
     *title: Annotated[str, Parameter(help="The new title.")],
@@ -129,7 +128,7 @@ def rename(
     return _with_client(work, server, token_file, state_dir)
 
 
-@app.command
+@app.command(usage="Usage: atrio sessions rm [OPTIONS] SESSION...")
 def rm(
     *session: SessionArgument,
     directory: Dir = None,
@@ -174,8 +173,10 @@ async def _show_list(client: "Client", directory: str | None, query: str | None,
 
 
 def _row(session: "Session") -> tuple[str, str, str, str]:
+    from atrio_server.cli.output import moment
+
     queued = f" +{session.queued}" if session.queued else ""
-    return session.session_id, session.updated_at, session.state + queued, session.title
+    return session.session_id, moment(session.updated_at), session.state + queued, session.title
 
 
 def _with_client(

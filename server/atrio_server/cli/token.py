@@ -12,7 +12,7 @@ from atrio_server.cli.options import StateDirOption
 
 __all__ = ["app"]
 
-app = App(name="token")
+app = App(name="token", help="Show or replace the token that opens the server.")
 
 
 @app.command

@@ -69,7 +69,7 @@ class Transcript:
                 self._printed[message_id] = {}
             case Notice(severity=severity, title=title, detail=detail, run_id=run_id):
                 if self._run_id is None or run_id is UNSET or run_id == self._run_id:
-                    self._notice(f"{severity}: {title}" + (f": {detail}" if detail else ""))
+                    self._notice(f"{severity}: " + (f"{title.rstrip('.')}: {detail}" if detail else title))
             case PermissionRequested(permission=permission) if self._follows(permission.run_id):
                 self._notice(f"asks for permission: {permission.title}")
             case RunStarted(run=run) if self._run_id is None:

@@ -7,8 +7,11 @@ put on its way to the store.
 
 from pathlib import Path
 
+import structlog
+
+from atrio_agent.inbox import Cancelled
 from atrio_agent.runs import LiveRun
-from atrio_agent.session import Cancelled, Session
+from atrio_agent.session import Session
 from atrio_agent.store.base import RunIdTaken, StoreFailed
 from atrio_protocol.content import ContentBlock, ResourceBlock, TextBlock
 from atrio_protocol.errors import (
@@ -39,13 +42,15 @@ from atrio_server.workspace import Workspace
 
 __all__ = ["session_cancel", "session_clear_queue", "session_prompt", "session_queue"]
 
+log = structlog.get_logger("atrio.prompts")
+
 
 async def session_prompt(server: Server, caller: Caller, params: PromptParams) -> Later:
     """Accept a prompt; the answer comes when it is stored."""
     workspace, session = await find_session(server, params)
     run_id = given(params.run_id, "") or None
     if run_id is not None:
-        repeat = session.recognise(run_id, params.prompt, "prompt")
+        repeat = session.inbox.recognise(run_id, params.prompt, "prompt")
         if repeat is not None:
             return Later(lambda: _repeat(workspace, session, run_id, repeat.run))
     _check_prompt(params.prompt)
@@ -65,7 +70,14 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
         model_id=model_id,
         meta=given(params.meta, {}) or None,
     )
-    position = session.position(run)
+    position = session.inbox.position(run)
+    log.info(
+        "prompt accepted",
+        connection=caller.connection_id,
+        client=run.author.client_id,
+        session=run.session_id,
+        run=run.run_id,
+    )
 
     async def answer() -> PromptResult:
         await _stored(session, run)
@@ -82,15 +94,15 @@ async def session_cancel(server: Server, caller: Caller, params: CancelParams) -
     if params.wait:
         caller.check_waiting()
     if not run_id:
-        cancelled = session.cancel(by=author, mine=params.scope == "mine")
+        cancelled = session.inbox.cancel(by=author, mine=params.scope == "mine")
     else:
-        run = session.find_open(run_id)
+        run = session.inbox.find(run_id)
         if run is None:
-            if not session.knows(run_id):
+            if not session.inbox.knows(run_id):
                 raise RunNotFound(f"The session has no run {run_id!r}.", runId=run_id)
-            cancelled = Cancelled(session.accept_seq, ())
+            cancelled = Cancelled(session.inbox.accept_seq, ())
         else:
-            cancelled = session.cancel_run(run, by=author)
+            cancelled = session.inbox.cancel_run(run, by=author)
 
     async def answer() -> CancelResult:
         named = await _stored_ones(cancelled.runs)
@@ -105,13 +117,13 @@ async def session_cancel(server: Server, caller: Caller, params: CancelParams) -
 async def session_queue(server: Server, _caller: Caller, params: SessionParams) -> QueueResult:
     """The runs that are not completed: the active one first, then in order."""
     _, session = await find_session(server, params)
-    return QueueResult(runs=tuple(run.view() for run in session.open_runs()))
+    return QueueResult(runs=tuple(run.view() for run in session.inbox.announced))
 
 
 async def session_clear_queue(server: Server, caller: Caller, params: SessionParams) -> Later:
     """Cancel everything but the active run."""
     _, session = await find_session(server, params)
-    cancelled = session.clear_queue(by=author_of(caller))
+    cancelled = session.inbox.clear_queue(by=author_of(caller))
 
     async def answer() -> ClearQueueResult:
         named = await _stored_ones(cancelled.runs)
@@ -122,14 +134,17 @@ async def session_clear_queue(server: Server, caller: Caller, params: SessionPar
 
 def _is_there(directory: Path) -> bool:
     """Look once, without a thread: waiting for one would break the order of acceptance."""
-    return directory.is_dir()
+    try:
+        return directory.is_dir()
+    except OSError:  # where we may not look there is nothing to work on either
+        return False
 
 
 async def _repeat(workspace: Workspace, session: Session, run_id: str, run: LiveRun | None) -> PromptResult:
     """Answer a prompt that was sent before: the run as it now stands."""
     if run is not None:
         await _stored(session, run)
-        return PromptResult(run=run.view(), duplicate=True, position=session.position(run))
+        return PromptResult(run=run.view(), duplicate=True, position=session.inbox.position(run))
     with reading("run"):
         stored = await workspace.store.run(run_id)
     if stored is None:

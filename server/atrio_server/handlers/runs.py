@@ -12,6 +12,7 @@ import trio
 from atrio_agent.runs import LiveRun
 from atrio_agent.store.base import StoreFailed
 from atrio_protocol.errors import RunNotFound, WorkspaceClosing
+from atrio_protocol.limits import PAGE_BYTES
 from atrio_protocol.methods import RunListParams, RunListResult, RunParams, RunResult, RunWaitParams
 from atrio_protocol.things import Run
 from atrio_server.calls import Caller, Later
@@ -54,14 +55,21 @@ async def run_wait(server: Server, _caller: Caller, params: RunWaitParams) -> La
 
 
 async def run_list(server: Server, _caller: Caller, params: RunListParams) -> Later:
-    """A session's runs, newest first."""
+    """A session's runs, newest first; fewer than asked where their texts are long."""
     workspace, session = await find_session(server, params)
     before = params.before if isinstance(params.before, int) else None
 
     async def read() -> RunListResult:
         with reading("runs"):
             page = await workspace.store.runs(session.session_id, before=before, limit=params.limit)
-        runs = [_now(workspace, run) for run in page.runs]
+        runs: list[Run] = []
+        size = 0
+        for stored in page.runs:
+            run = _now(workspace, stored)
+            size += len(msgspec.json.encode(run))
+            if runs and size > PAGE_BYTES:
+                return RunListResult(runs=tuple(runs), more=True)
+            runs.append(run)
         return RunListResult(runs=tuple(runs), more=page.more)
 
     return Later(read)

@@ -46,8 +46,9 @@ async def server_info(server: Server, _caller: Caller, _params: NoParams) -> Ser
 async def server_shutdown(server: Server, _caller: Caller, params: ServerShutdownParams) -> Empty:
     """Stop the server as a signal would; with ``ifIdle`` only when nothing runs."""
     if params.if_idle:
-        running = sum(workspace.coordinator.open_run_count() for workspace in server.workspaces.all())
+        running = server.workspaces.open_run_count()
         if running:
             raise ServerNotIdle(f"{running} runs are not completed; wait for them, or shut down without ifIdle.")
+    server.closing = True  # from this step on, so that what was idle stays so
     server.stop_soon()
     return Empty()

@@ -4,12 +4,14 @@ What changes a session is done by its owner; a request here begins the change
 and waits until it is stored. Prompts and cancels are in `prompts`.
 """
 
+import trio
+
 from atrio_agent.export import export_json, export_markdown
 from atrio_agent.lifetime import Errand
 from atrio_agent.profile import MAX_TITLE_CHARS
 from atrio_agent.session import Session
 from atrio_agent.snapshot import messages_page, take_snapshot
-from atrio_protocol.errors import InvalidParams, MessageNotFound
+from atrio_protocol.errors import InvalidParams, MessageNotFound, ServerClosing
 from atrio_protocol.limits import HISTORY_LIMIT_MAX
 from atrio_protocol.methods import (
     Attached,
@@ -48,9 +50,13 @@ __all__ = [
     "session_set_model",
 ]
 
+_EXPORTING = trio.CapacityLimiter(1)
+
 
 async def session_new(server: Server, _caller: Caller, params: SessionNewParams) -> Later:
     """Make a session."""
+    if server.closing:
+        raise ServerClosing("The server is closing; connect again in a moment.")
     workspace = server.workspaces.get(params.workspace_id)
     title = _title(given(params.title, "")) if given(params.title, "").strip() else None
     model = given(params.model, "") or None
@@ -155,7 +161,9 @@ async def session_export(server: Server, _caller: Caller, params: SessionExportP
                     break
                 before = page.messages[0].order
         export = export_json if params.format == "json" else export_markdown
-        return SessionExportResult(content=export(session.profile.view(), messages))
+        # A long session takes longer to write out than the event loop may stand still.
+        content = await trio.to_thread.run_sync(export, session.profile.view(), messages, limiter=_EXPORTING)
+        return SessionExportResult(content=content)
 
     return Later(read)
 

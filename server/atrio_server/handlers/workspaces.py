@@ -4,10 +4,12 @@ Claims and presence are taken in the same synchronous step in which a workspace
 is found. None of these methods opens a workspace by its id: only by its path.
 """
 
+from contextlib import suppress
+
 import msgspec
 
 from atrio_agent.store.base import StoreFailed
-from atrio_protocol.errors import InvalidParams, NotAttached, PathRequired, StorageUnavailable
+from atrio_protocol.errors import InvalidParams, NotAttached, PathRequired, SessionNotFound, StorageUnavailable
 from atrio_protocol.limits import PAGE_BYTES
 from atrio_protocol.methods import (
     AttachedStream,
@@ -28,6 +30,7 @@ from atrio_protocol.methods import (
 from atrio_protocol.struct import UNSET, given
 from atrio_protocol.things import Session
 from atrio_server.calls import AttachReply, Caller, Key, Later, Reply
+from atrio_server.handlers.finding import author_of
 from atrio_server.server import Server
 from atrio_server.workspace import Workspace
 
@@ -52,8 +55,12 @@ async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> 
     workspace = await server.workspaces.open(path, create=params.create)
     key = Key("workspace", workspace.workspace_id)
     if caller.is_socket:
-        workspace.claim(caller, view=given(params.view, "") or None)
+        workspace.claim(caller)
         workspace.note_attachment(caller, key)
+        if view := given(params.view, ""):
+            # A client that comes back may have looked at what is deleted by now: then it looks at nothing.
+            with suppress(SessionNotFound):
+                await _look_at(workspace, caller, view)
     else:
         workspace.hold()
     after = params.after if isinstance(params.after, Position) else None
@@ -123,19 +130,22 @@ async def session_list(server: Server, _caller: Caller, params: SessionListParam
 async def session_view(server: Server, caller: Caller, params: ViewParams) -> Empty:
     """Say what this client looks at."""
     workspace = server.workspaces.get(params.workspace_id)
-    if caller.author is None or not workspace.claimed_by(caller):
+    if not workspace.claimed_by(caller):
         raise NotAttached("Open the workspace on this connection before you say what you look at.")
-    if params.session_id is not None:
-        await workspace.coordinator.session(params.session_id)
-        if not workspace.claimed_by(caller):
-            raise NotAttached("The claim was closed meanwhile.")
-    workspace.presence.view(caller.author.client_id, params.session_id)
+    await _look_at(workspace, caller, params.session_id)
     return Empty()
 
 
 async def client_list(server: Server, _caller: Caller, params: WorkspaceParams) -> ClientListResult:
     """Who is in a workspace."""
     return ClientListResult(clients=server.workspaces.get(params.workspace_id).presence.clients())
+
+
+async def _look_at(workspace: Workspace, caller: Caller, session_id: str | None) -> None:
+    if session_id is not None:
+        await workspace.coordinator.session(session_id)
+    # The claim is still there: only its connection ends it, and that waits here.
+    workspace.presence.view(author_of(caller).client_id, session_id)
 
 
 async def _list(

@@ -1,10 +1,14 @@
-"""The mock of OpenAI's API in the test's own event loop, and a connection to it."""
+"""The mocks of the providers' APIs in the test's own event loop, and connections to them."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
-from atrio_agent.models.openai import OpenAIConnection, open_openai
+from atrio_agent.models.anthropic import AnthropicConnection
+from atrio_agent.models.connection import Address
+from atrio_agent.models.openai import OpenAIConnection
+from providers.anthropic_mock import MockAnthropic, open_anthropic_mock
 from providers.openai_mock import MockOpenAI, open_openai_mock
 
 KEY = "sk-secret-key"
@@ -18,5 +22,18 @@ async def mock() -> AsyncGenerator[MockOpenAI]:
 
 @pytest.fixture
 async def connection(mock: MockOpenAI) -> AsyncGenerator[OpenAIConnection]:
-    async with open_openai(mock.url, KEY) as opened:
+    async with aclosing(OpenAIConnection(Address(mock.url, KEY, "OPENAI_API_KEY", "OPENAI_BASE_URL"))) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def anthropic_mock() -> AsyncGenerator[MockAnthropic]:
+    async with open_anthropic_mock() as server:
+        yield server
+
+
+@pytest.fixture
+async def anthropic(anthropic_mock: MockAnthropic) -> AsyncGenerator[AnthropicConnection]:
+    address = Address(anthropic_mock.url, KEY, "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL")
+    async with aclosing(AnthropicConnection(address)) as opened:
         yield opened

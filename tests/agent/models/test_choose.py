@@ -1,22 +1,42 @@
 """Which model is chosen, why, and what is said when it cannot be used."""
 
 import os
+from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from atrio_agent.gates import Gates
-from atrio_agent.models.catalog import DEFAULT_OPENAI, OPENAI_MODELS
-from atrio_agent.models.choose import Models, open_models
+from atrio_agent.models.catalog import (
+    ANTHROPIC_MODELS,
+    DEFAULT_ANTHROPIC,
+    DEFAULT_OPENAI,
+    DEFAULT_OPENROUTER,
+    OPENAI_MODELS,
+)
+from atrio_agent.models.choose import LOCAL_MODELS, Models, open_models
+from atrio_agent.models.local import LocalServers
 from atrio_agent.models.script import Say, Script, ScriptTurn
 from atrio_agent.models.scripted import ScriptedModel
 from atrio_protocol.errors import AgentNotInitialized, ModelNotFound
 from atrio_protocol.struct import UNSET
 from model_calls import ask, request, text_of
+from providers.list_mock import open_list_server
 from providers.openai_mock import MockOpenAI
 
 A_SCRIPT = b'{"name": "s", "contextSize": 5, "turns": [{"responses": [[{"say": "one"}], [{"say": "two"}]]}]}'
 KEY = {"OPENAI_API_KEY": "sk-secret-key"}
+CLAUDE_KEY = {"ANTHROPIC_API_KEY": "sk-secret-key"}
+ROUTER_KEY = {"OPENROUTER_API_KEY": "sk-secret-key"}
+
+
+@pytest.fixture
+async def local_models(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[dict[str, str]]:
+    """An environment with an Ollama, and nobody else on this machine."""
+    monkeypatch.setattr("atrio_agent.models.choose.LocalServers", partial(LocalServers, others=()))
+    async with open_list_server(b'{"models": [{"name": "llama4:latest", "model": "llama4:latest"}]}') as port:
+        yield {"OLLAMA_HOST": f"127.0.0.1:{port}"}
 
 
 async def models_for(environ: dict[str, str], default: str | None = None, *, allow_scripts: bool = False) -> Models:
@@ -35,18 +55,83 @@ async def test_without_anything_it_is_the_demo_model_and_that_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "reason"),
+    ("environ", "chosen", "variable"),
     [
-        (KEY, "OPENAI_API_KEY is set."),
-        ({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, "OPENAI_BASE_URL is set."),
+        (KEY, f"openai/{DEFAULT_OPENAI}", "OPENAI_API_KEY"),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, f"openai/{DEFAULT_OPENAI}", "OPENAI_BASE_URL"),
+        (CLAUDE_KEY, f"anthropic/{DEFAULT_ANTHROPIC}", "ANTHROPIC_API_KEY"),
+        ({"ANTHROPIC_BASE_URL": "http://127.0.0.1:1"}, f"anthropic/{DEFAULT_ANTHROPIC}", "ANTHROPIC_BASE_URL"),
+        (ROUTER_KEY, f"openrouter/{DEFAULT_OPENROUTER}", "OPENROUTER_API_KEY"),
+        (ROUTER_KEY | CLAUDE_KEY, f"anthropic/{DEFAULT_ANTHROPIC}", "ANTHROPIC_API_KEY"),
+        (ROUTER_KEY | CLAUDE_KEY | KEY, f"openai/{DEFAULT_OPENAI}", "OPENAI_API_KEY"),
     ],
 )
-async def test_a_key_or_an_address_in_the_environment_chooses_openai(environ: dict[str, str], reason: str) -> None:
+async def test_the_first_key_or_address_in_the_environment_chooses_the_provider(
+    environ: dict[str, str], chosen: str, variable: str
+) -> None:
     models = await models_for(environ)
 
-    assert models.default_id == f"openai/{DEFAULT_OPENAI}"
-    assert models.reason == reason
-    assert models.get(None).provider == "openai"
+    assert models.default_id == chosen
+    assert models.reason == f"{variable} is set."
+    assert models.get(None).model_id == chosen
+    assert models.get(None).provider == chosen.partition("/")[0]
+
+
+async def test_every_provider_that_has_a_key_can_be_named() -> None:
+    models = await models_for(KEY | CLAUDE_KEY | ROUTER_KEY)
+
+    assert models.get("anthropic/claude-haiku-4-5-20251001").context_size == 200_000
+    assert models.get("openrouter/maker/model:free").model_id == "openrouter/maker/model:free"
+    listed = [info.model_id for info in models.listing()]
+    assert listed == [
+        *(f"openai/{name}" for name in OPENAI_MODELS),
+        *(f"anthropic/{name}" for name in ANTHROPIC_MODELS),
+        f"openrouter/{DEFAULT_OPENROUTER}",
+        "demo",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [("anthropic/claude-opus-5-5", "ANTHROPIC_API_KEY"), ("openrouter/maker/model", "OPENROUTER_API_KEY")],
+)
+async def test_a_model_whose_key_is_missing_names_the_variable_and_no_other_answers(name: str, variable: str) -> None:
+    models = await models_for(KEY, name)
+
+    with pytest.raises(AgentNotInitialized, match=f"set {variable}"):
+        models.get(None)
+
+
+async def test_a_local_server_is_the_default_only_where_nothing_else_is(local_models: dict[str, str]) -> None:
+    for environ, default, chosen in (
+        ({}, None, "ollama/llama4:latest"),
+        (KEY, None, f"openai/{DEFAULT_OPENAI}"),
+        ({}, "demo", "demo"),
+    ):
+        async with open_models(environ | local_models, default=default, gates=Gates()) as models:
+            await models.search()
+
+            assert models.default_id == chosen
+            assert "ollama/llama4:latest" in [info.model_id for info in models.listing()]
+            assert models.get("ollama/llama4:latest").provider == "ollama"
+
+    assert "Ollama on 127.0.0.1:" not in models.reason
+
+
+async def test_the_reason_for_a_local_default_says_where_it_is(local_models: dict[str, str]) -> None:
+    async with open_models(local_models, default=None, gates=Gates()) as models:
+        await models.search()
+
+        assert f"Ollama on {local_models['OLLAMA_HOST']}" in models.reason
+        assert models.listing()[0].reason == models.reason
+
+
+async def test_no_server_is_looked_for_where_that_is_switched_off(local_models: dict[str, str]) -> None:
+    async with open_models(local_models | {LOCAL_MODELS: "0"}, default=None, gates=Gates()) as models:
+        await models.search()
+
+        assert models.default_id == "demo"
+        assert [info.model_id for info in models.listing()] == ["demo"]
 
 
 async def test_a_model_that_is_named_goes_before_all_else() -> None:
@@ -84,6 +169,9 @@ async def test_a_named_model_without_a_key_is_an_error_and_no_other_model() -> N
         {"OPENAI_BASE_URL": "http://host:port/"},
         {"OPENAI_API_KEY": "sk-ключ"},
         {"OPENAI_API_KEY": "sk-a\nb"},
+        {"ANTHROPIC_BASE_URL": "http://"},
+        {"ANTHROPIC_API_KEY": "sk-ключ"},
+        {"OPENROUTER_API_KEY": "sk-ключ"},
     ],
 )
 async def test_an_address_or_key_that_cannot_be_one_is_told_before_anybody_is_asked(environ: dict[str, str]) -> None:
@@ -100,7 +188,8 @@ async def test_an_address_or_key_that_cannot_be_one_is_told_before_anybody_is_as
     [
         ("dmo", 'did you mean "demo"'),
         ("gpt-4o", 'did you mean "openai/gpt-4o"'),
-        ("anthropic/x", ""),
+        ("claude-opus-5-5", 'did you mean "anthropic/claude-opus-5-5"'),
+        ("nobody/x", ""),
         ("openai/", ""),
         ("", ""),
     ],
@@ -111,7 +200,7 @@ async def test_an_unknown_name_is_not_found_and_the_nearest_is_told(name: str, h
     with pytest.raises(ModelNotFound) as caught:
         models.get(name)
     assert hint in caught.value.message
-    assert "openai/NAME, demo, script:FILE" in caught.value.message
+    assert "local/NAME, demo, script:FILE" in caught.value.message
 
 
 async def test_an_unknown_default_leaves_no_usable_model() -> None:

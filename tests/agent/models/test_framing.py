@@ -52,7 +52,9 @@ def test_what_is_no_chunk_is_refused(data: bytes) -> None:
         Dechunker().feed(data)
 
 
-payloads = st.lists(st.text(st.characters(exclude_characters="\r\n"), max_size=20).map(str.strip), max_size=8)
+payloads = st.lists(
+    st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20).map(str.strip), max_size=8
+)
 
 
 @given(payloads, cuts, st.sampled_from([b"\n", b"\r\n"]), st.sampled_from([b"data: ", b"data:"]))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,8 @@ import pytest
 import trio
 
 from atrio_agent.models.base import Finish, ModelEvent, ReasoningDelta, TextDelta, UsageReport
-from atrio_agent.models.openai import OpenAIConnection, OpenAIModel, open_openai
+from atrio_agent.models.connection import Address
+from atrio_agent.models.openai import OpenAIConnection, OpenAIModel
 from atrio_protocol.errors import (
     ContextOverflow,
     ProviderAuth,
@@ -26,7 +28,7 @@ MOST_S = 30
 
 
 def model(connection: OpenAIConnection, name: str) -> OpenAIModel:
-    return OpenAIModel(name, connection, context_size=None)
+    return OpenAIModel(name, connection)
 
 
 async def answer(connection: OpenAIConnection, name: str) -> list[ModelEvent]:
@@ -227,7 +229,7 @@ async def test_what_came_before_a_failure_was_given(connection: OpenAIConnection
 
 
 async def test_a_server_that_is_not_there_is_named_with_the_reason() -> None:
-    async with open_openai("http://user:hidden@127.0.0.1:9/v1", "") as nobody:
+    async with aclosing(OpenAIConnection(Address("http://user:hidden@127.0.0.1:9/v1"))) as nobody:
         error = await failure(nobody, "any")
 
     assert isinstance(error, ProviderUnreachable)
@@ -302,7 +304,7 @@ async def test_a_long_stream_arrives_whole_through_a_proxy_too(
     # Where a proxy is set the answer is read the ordinary way; here the server itself is excepted from it.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    async with open_openai(mock.url, "") as connection:
+    async with aclosing(OpenAIConnection(Address(mock.url))) as connection:
         assert len(await answer(connection, "tokens,n=2000")) == 2_002
         assert type(await failure(connection, "cut,how=reset")) is ProviderUnreachable
 
@@ -317,7 +319,8 @@ async def test_no_other_event_loop_is_started(connection: OpenAIConnection, monk
 
 
 def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
-    code = "import sys, atrio_agent.models.choose; print(sorted({'openai', 'httpx2', 'anyio'} & set(sys.modules)))"
+    late = "{'openai', 'anthropic', 'httpx2', 'anyio'}"
+    code = f"import sys, atrio_agent.models.choose; print(sorted({late} & set(sys.modules)))"
     paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True, timeout=60
@@ -336,7 +339,7 @@ async def test_the_mock_runs_as_a_process_of_its_own_until_its_input_ends() -> N
         assert process.stdout is not None
         async with process.stdout as output, process.stdin as given:
             url = msgspec.json.decode(await output.receive_some(4096))["url"]
-            async with open_openai(url, "") as connection:
+            async with aclosing(OpenAIConnection(Address(url))) as connection:
                 assert text_of(await answer(connection, "tokens,n=2")) == "tok tok "
             await given.aclose()
             assert await process.wait() == 0

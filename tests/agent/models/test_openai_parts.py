@@ -8,9 +8,9 @@ import pytest
 
 from atrio_agent.models.base import AssistantTurn, ModelEvent, ToolCall, ToolOutput, ToolResults, Turn, UserTurn
 from atrio_agent.models.estimate import estimate_request, estimate_text
-from atrio_agent.models.openai_errors import reported_error, retry_after_ms, spoken
 from atrio_agent.models.openai_messages import request_body
 from atrio_agent.models.openai_stream import ChunkReader
+from atrio_agent.models.provider_errors import reported_error, retry_after_ms, spoken
 from atrio_protocol.content import ImageBlock, ResourceBlock, ResourceContents, ResourceLink, TextBlock
 from atrio_protocol.errors import ContextOverflow, ProviderAuth, ProviderError, ProviderRateLimited, RunError
 from model_calls import A_TOOL, request

@@ -30,8 +30,9 @@ _MAX_RETRY_AFTER_MS: Final = 24 * 3600 * 1000
 
 _OVERFLOW_CODES: Final = {"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"}
 _OVERFLOW_WORDS: Final = re.compile(r"context (length|size|window)|maximum context|prompt is too long", re.IGNORECASE)
-_QUOTA_CODES: Final = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
-_AUTH_CODES: Final = {"invalid_api_key", "authentication_error", "permission_denied"}
+_QUOTA_CODES: Final = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error"}
+_AUTH_CODES: Final = {"invalid_api_key", "authentication_error", "permission_denied", "permission_error"}
+_OUR_FAULT: Final = {"invalid_request_error", "invalid_prompt"}
 _RATE_CODES: Final = {"rate_limit_exceeded", "rate_limit_error", "too_many_requests"}
 
 
@@ -44,7 +45,13 @@ def spoken(text: str, *, secret: str = "") -> str:
 
 
 def reported_error(
-    error: Any, *, server: str, status: int | None = None, retry_after_ms: int | None = None, secret: str = ""
+    error: Any,
+    *,
+    server: str,
+    status: int | None = None,
+    retry_after_ms: int | None = None,
+    secret: str = "",
+    key_name: str = "",
 ) -> RunError:
     """The error that a provider reports.
 
@@ -54,6 +61,7 @@ def reported_error(
         status: The HTTP status; none for an error inside a stream.
         retry_after_ms: What the provider asked to wait, in milliseconds.
         secret: The key, which must not be repeated.
+        key_name: The variable that holds the key, where there is one.
     """
     fields = cast("Mapping[str, Any]", error) if isinstance(error, Mapping) else {"message": error}
     codes = {str(fields.get("code")), str(fields.get("type"))}
@@ -66,12 +74,12 @@ def reported_error(
     if codes & _OVERFLOW_CODES or (status in {400, 413, None} and _OVERFLOW_WORDS.search(said)):
         return ContextOverflow(what)
     if status in {401, 403} or codes & _AUTH_CODES:
-        return ProviderAuth(f"{what} (is OPENAI_API_KEY right, and meant for this server?)")
+        return ProviderAuth(f"{what} (is {key_name or 'the key'} right, and meant for this server?)")
     if status == 429 or codes & _RATE_CODES:
         return ProviderRateLimited(what, retry_after_ms=retry_after_ms)
     if status is None:
         # In the middle of an answer it is the server's fault, unless it says that it is ours.
-        return ProviderError(what, retryable="invalid_request_error" not in codes)
+        return ProviderError(what, retryable=not codes & _OUR_FAULT)
     passing = status >= 500 or status in {408, 409}
     return ProviderError(what, retryable=passing, retry_after_ms=retry_after_ms if passing else None)
 
