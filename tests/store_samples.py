@@ -12,16 +12,18 @@ from atrio_agent.store.base import AcceptRun, AppendText, CompleteRun, PutMessag
 from atrio_protocol.content import TextBlock
 from atrio_protocol.parts import Part, ReasoningPart, ToolCallPart, ToolResultPart
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Message, MessageFinish, Run, Usage
+from atrio_protocol.things import Grant, Message, MessageFinish, Run, Usage
 from atrio_protocol.who import Author
 
 __all__ = [
     "ALICE",
     "MAX_BYTES",
+    "TIME",
     "accept",
     "append",
     "complete",
     "finish",
+    "grant",
     "message",
     "put",
     "put_session",
@@ -136,6 +138,12 @@ def tool_call(tool_call_id: str, **changes: Any) -> ToolCallPart:
 
 def tool_result(tool_call_id: str, text: str = "content", *, is_error: bool = False) -> ToolResultPart:
     return ToolResultPart(tool_call_id=tool_call_id, name="read", content=(TextBlock(text=text),), is_error=is_error)
+
+
+def grant(grant_id: str, session_id: str = "s1", at: str = TIME) -> Grant:
+    return Grant(
+        grant_id=grant_id, session_id=session_id, name="write", action="write", path="/work/src", by=ALICE, at=at
+    )
 
 
 def text_of(found: Message | None) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "Cost",
     "Delivery",
     "FinishReason",
+    "Grant",
     "Message",
     "MessageFinish",
     "Permission",
@@ -183,3 +184,15 @@ class Permission(WireStruct, kw_only=True):
     options: tuple[PermissionOption, ...]
     requested_at: str
     expires_at: str | UnsetType = UNSET
+
+
+class Grant(WireStruct, kw_only=True):
+    """Something that is allowed for good in one session: a tool, an action, and where."""
+
+    grant_id: str
+    session_id: str
+    name: str
+    action: str
+    path: str | UnsetType = UNSET
+    by: Author
+    at: str

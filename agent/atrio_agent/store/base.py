@@ -10,13 +10,13 @@ committed in the order in which they were made. Reading sees what is committed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, dataclass_transform
+from typing import Literal, Protocol, dataclass_transform
 
 import msgspec
 import trio
 
 from atrio_protocol.struct import UNSET, UnsetType
-from atrio_protocol.things import Message, Run, Usage
+from atrio_protocol.things import Grant, Message, Run, Usage
 
 __all__ = [
     "AcceptRun",
@@ -24,12 +24,17 @@ __all__ = [
     "Commit",
     "CompleteRun",
     "DeleteSessions",
+    "DropGrant",
+    "FileVersionRow",
     "Loaded",
     "MessagePage",
     "Op",
+    "PutFileVersion",
+    "PutGrant",
     "PutMessage",
     "PutRun",
     "PutSession",
+    "PutTodos",
     "RunIdTaken",
     "RunIndex",
     "RunKey",
@@ -39,6 +44,7 @@ __all__ = [
     "SessionRow",
     "Store",
     "StoreFailed",
+    "TodoRow",
     "WorkspaceRow",
     "WriteRefused",
 ]
@@ -87,6 +93,25 @@ class RunKey(Row, kw_only=True):
     run_id: str
     accept_seq: int
     digest: str
+
+
+class FileVersionRow(Row, kw_only=True):
+    """A change of a file. ``before`` and ``after`` are digests of what it held; None where it was not there."""
+
+    session_id: str
+    run_id: str
+    tool_call_id: str
+    path: str
+    before: str | None
+    after: str | None
+    at: str
+
+
+class TodoRow(Row, kw_only=True):
+    """One thing that a session has to do."""
+
+    content: str
+    status: Literal["pending", "in_progress", "completed"]
 
 
 class PutSession(Row, kw_only=True):
@@ -147,7 +172,53 @@ class DeleteSessions(Row, kw_only=True):
     session_ids: tuple[str, ...]
 
 
-Op = PutSession | AcceptRun | PutRun | CompleteRun | PutMessage | AppendText | DeleteSessions
+class PutFileVersion(Row, kw_only=True):
+    """Keep what a file held before and after a change; None where it was not there. Old versions may have to go.
+
+    Ignored if the session is not there.
+    """
+
+    session_id: str
+    run_id: str
+    tool_call_id: str
+    path: str
+    before: bytes | None
+    after: bytes | None
+    at: str
+
+
+class PutTodos(Row, kw_only=True):
+    """Replace a session's todos. Ignored if the session is not there."""
+
+    session_id: str
+    todos: tuple[TodoRow, ...]
+
+
+class PutGrant(Row, kw_only=True):
+    """Insert or replace a grant. Ignored if its session is not there."""
+
+    grant: Grant
+
+
+class DropGrant(Row, kw_only=True):
+    """Delete a grant. Ignored if it is not there."""
+
+    grant_id: str
+
+
+Op = (
+    PutSession
+    | AcceptRun
+    | PutRun
+    | CompleteRun
+    | PutMessage
+    | AppendText
+    | PutFileVersion
+    | PutTodos
+    | PutGrant
+    | DropGrant
+    | DeleteSessions
+)
 
 
 class Commit:
@@ -346,4 +417,20 @@ class Store(Protocol):
 
     async def descendants(self, session_id: str) -> Sequence[str]:
         """The ids of the sessions below this one, however deep."""
+        ...
+
+    async def file_versions(self, session_id: str) -> tuple[FileVersionRow, ...]:
+        """The changes of files that a session keeps, oldest first."""
+        ...
+
+    async def file_content(self, digest: str) -> bytes | None:
+        """What a file held, by the digest in a version; None if no version that is kept has it."""
+        ...
+
+    async def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+        """A session's todos, in their order."""
+        ...
+
+    async def grants(self, session_id: str) -> tuple[Grant, ...]:
+        """What is allowed for good in a session, oldest first."""
         ...

@@ -15,6 +15,7 @@ import trio
 from atrio_agent.clock import now
 from atrio_agent.store.base import (
     Commit,
+    FileVersionRow,
     Loaded,
     MessagePage,
     Op,
@@ -24,6 +25,7 @@ from atrio_agent.store.base import (
     SessionPage,
     SessionRow,
     StoreFailed,
+    TodoRow,
     WorkspaceRow,
 )
 from atrio_agent.store.memory_disk import KeptSession, MemoryDisk
@@ -42,7 +44,7 @@ from atrio_agent.store.search import matches, query_words
 from atrio_agent.store.writer import Call, Writer, open_writer
 from atrio_protocol.ids import new_id, workspace_id_for, workspace_id_of
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Message, Run
+from atrio_protocol.things import Grant, Message, Run
 
 __all__ = ["MemoryDisk", "MemoryRunIndex", "MemoryStore", "open_memory_store"]
 
@@ -222,6 +224,23 @@ class MemoryStore:
             }
             below |= dict.fromkeys(sorted(level))
         return list(below)
+
+    async def file_versions(self, session_id: str) -> tuple[FileVersionRow, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(kept.row for kept in self._disk.versions.get(session_id, ()))
+
+    async def file_content(self, digest: str) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        return self._disk.content(digest)
+
+    async def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+        await trio.lowlevel.checkpoint()
+        return self._disk.todos.get(session_id, ())
+
+    async def grants(self, session_id: str) -> tuple[Grant, ...]:
+        await trio.lowlevel.checkpoint()
+        mine = [grant for grant in self._disk.grants.values() if grant.session_id == session_id]
+        return tuple(sorted(mine, key=lambda grant: (grant.at, grant.grant_id)))
 
     def _row(self, kept: KeptSession) -> SessionRow:
         return _raised(kept, self._disk.generation)

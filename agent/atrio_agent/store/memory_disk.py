@@ -20,23 +20,30 @@ from atrio_agent.store.base import (
     AppendText,
     CompleteRun,
     DeleteSessions,
+    DropGrant,
+    FileVersionRow,
     Op,
+    PutFileVersion,
+    PutGrant,
     PutMessage,
     PutRun,
     PutSession,
+    PutTodos,
     RunIdTaken,
     RunNotOpen,
     SessionRow,
     StoreFailed,
+    TodoRow,
     WriteRefused,
 )
 from atrio_agent.store.paging import grown_message
 from atrio_agent.store.search import searchable_text
+from atrio_agent.store.versions import MAX_VERSIONS, MAX_VERSIONS_BYTES, digest_of
 from atrio_agent.store.writer import Call
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Message, Run
+from atrio_protocol.things import Grant, Message, Run
 
-__all__ = ["KeptMessage", "KeptRun", "KeptSession", "KeptText", "MemoryDisk"]
+__all__ = ["KeptMessage", "KeptRun", "KeptSession", "KeptText", "KeptVersion", "MemoryDisk"]
 
 Claim = Callable[[Mapping[str, str]], dict[str, StoreFailed]]
 Free = Callable[[Mapping[str, str]], None]
@@ -74,6 +81,18 @@ class KeptText(NamedTuple):
     text: str
 
 
+class KeptVersion(NamedTuple):
+    """A change of a file, with what it held before and after."""
+
+    row: FileVersionRow
+    before: bytes | None
+    after: bytes | None
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.before or b"") + len(self.after or b"")
+
+
 class _Fault:
     """Commits that are to fail."""
 
@@ -103,6 +122,9 @@ class MemoryDisk:
         self.messages: dict[str, KeptMessage] = {}
         self.appended: dict[str, tuple[AppendText, ...]] = {}
         self.texts: dict[str, KeptText] = {}
+        self.versions: dict[str, tuple[KeptVersion, ...]] = {}
+        self.todos: dict[str, tuple[TodoRow, ...]] = {}
+        self.grants: dict[str, Grant] = {}
         self.deleted: dict[str, None] = {}
         self.generation = 0
         """How often a store was opened on it."""
@@ -201,6 +223,15 @@ class MemoryDisk:
         mine = [kept for kept in self.runs.values() if kept.run.session_id == session_id]
         return sorted(mine, key=lambda kept: kept.run.accept_seq)
 
+    def content(self, digest: str) -> bytes | None:
+        """What a file held, as long as a version says so."""
+        for kept in (version for versions in self.versions.values() for version in versions):
+            if digest == kept.row.before:
+                return kept.before
+            if digest == kept.row.after:
+                return kept.after
+        return None
+
     def _do_call(self, call: Call, claim: Claim) -> StoreFailed | None:
         self._undo.clear()
         self._wanted.clear()
@@ -244,9 +275,24 @@ class MemoryDisk:
                 if old is None or old.run.state == "completed":
                     raise RunNotOpen(f"Run {run.run_id} is completed already, or gone.")
                 self._put(self.runs, run.run_id, old._replace(run=msgspec.structs.replace(run, prompt=UNSET)))
+            case PutFileVersion() | PutTodos() | PutGrant() | DropGrant():
+                self._keep(op)
             case DeleteSessions(session_ids=session_ids):
                 for session_id in session_ids:
                     self._delete(session_id)
+
+    def _keep(self, op: PutFileVersion | PutTodos | PutGrant | DropGrant) -> None:
+        match op:
+            case PutFileVersion():
+                self._put_file_version(op)
+            case PutTodos(session_id=session_id, todos=todos):
+                if session_id in self.sessions:
+                    self._put(self.todos, session_id, todos)
+            case PutGrant(grant=grant):
+                if grant.session_id in self.sessions:
+                    self._put(self.grants, grant.grant_id, grant)
+            case DropGrant(grant_id=grant_id):
+                self._drop(self.grants, grant_id)
 
     def _put_session(self, row: SessionRow) -> None:
         if row.session_id in self.deleted:
@@ -281,6 +327,27 @@ class MemoryDisk:
             self._wanted[run.run_id] = run.session_id
         self._put(self.runs, run.run_id, KeptRun(run, op.digest, op.client_made))
 
+    def _put_file_version(self, op: PutFileVersion) -> None:
+        if op.session_id not in self.sessions:
+            return
+        row = FileVersionRow(
+            session_id=op.session_id,
+            run_id=op.run_id,
+            tool_call_id=op.tool_call_id,
+            path=op.path,
+            before=digest_of(op.before),
+            after=digest_of(op.after),
+            at=op.at,
+        )
+        newest = KeptVersion(row, op.before, op.after)
+        kept, total_bytes = [newest], newest.size_bytes
+        for version in reversed(self.versions.get(op.session_id, ())):
+            total_bytes += version.size_bytes
+            if len(kept) == MAX_VERSIONS or total_bytes > MAX_VERSIONS_BYTES:
+                break
+            kept.append(version)
+        self._put(self.versions, op.session_id, tuple(reversed(kept)))
+
     def _delete(self, session_id: str) -> None:
         for message in self.messages_of(session_id):
             self._drop(self.messages, message.message_id)
@@ -292,6 +359,10 @@ class MemoryDisk:
                 self._put(self._freed, kept.run.run_id, session_id)
         self._drop(self.sessions, session_id)
         self._drop(self.texts, session_id)
+        self._drop(self.versions, session_id)
+        self._drop(self.todos, session_id)
+        for grant in [grant for grant in self.grants.values() if grant.session_id == session_id]:
+            self._drop(self.grants, grant.grant_id)
         self._put(self.deleted, session_id, None)
 
     def _put(self, table: dict[str, Any], key: str, value: object) -> None:

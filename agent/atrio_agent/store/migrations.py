@@ -147,6 +147,41 @@ def _workspace_first(database: Database) -> None:
     texts.enable_fts(["text"], create_triggers=True, tokenize="unicode61 remove_diacritics 2")
 
 
+@WORKSPACE_STEPS(name="0002_kept")
+def _workspace_kept(database: Database) -> None:
+    versions = database.table("file_versions")
+    versions.create(
+        {
+            "id": int,
+            "session_id": str,
+            "run_id": str,
+            "tool_call_id": str,
+            "path": str,
+            "before": str,
+            "after": str,
+            "size": int,
+            "at": str,
+        },
+        pk="id",
+        not_null={"session_id", "run_id", "tool_call_id", "path", "size", "at"},
+        strict=True,
+    )
+    versions.create_index(["session_id"])
+    versions.create_index(["before"])
+    versions.create_index(["after"])
+    database.table("contents").create({"digest": str, "data": bytes}, pk="digest", not_null={"data"}, strict=True)
+    database.table("todos").create({"session_id": str, "body": str}, pk="session_id", not_null={"body"}, strict=True)
+    grants = database.table("grants")
+    grants.create(
+        {"id": int, "grant_id": str, "session_id": str, "body": str},
+        pk="id",
+        not_null={"grant_id", "session_id", "body"},
+        strict=True,
+    )
+    grants.create_index(["grant_id"], unique=True)
+    grants.create_index(["session_id"])
+
+
 @INDEX_STEPS(name="0001_first")
 def _index_first(database: Database) -> None:
     runs = database.table("runs")

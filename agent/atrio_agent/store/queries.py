@@ -18,19 +18,22 @@ from sqlite_utils import Database
 
 from atrio_agent.store.base import (
     AppendText,
+    FileVersionRow,
     Loaded,
     MessagePage,
     RunKey,
     RunPage,
     SessionPage,
     SessionRow,
+    TodoRow,
 )
 from atrio_agent.store.connection import Connection
+from atrio_agent.store.keeping import find_content, find_file_versions, find_grants, find_todos
 from atrio_agent.store.paging import LARGEST_INTEGER, Place, bounded_limit, grown_message, take_page, write_cursor
 from atrio_agent.store.recovery import REV_STEP, Wreck
 from atrio_agent.store.search import query_words
 from atrio_protocol.content import ContentBlock
-from atrio_protocol.things import Message, Run, Usage
+from atrio_protocol.things import Grant, Message, Run, Usage
 
 __all__ = ["Queries"]
 
@@ -167,6 +170,18 @@ class Queries:
 
     def descendants(self, session_id: str) -> list[str]:
         return [row["session_id"] for row in self._rows(_DESCENDANTS, {"session_id": session_id})]
+
+    def file_versions(self, session_id: str) -> tuple[FileVersionRow, ...]:
+        return find_file_versions(self._connection, session_id)
+
+    def file_content(self, digest: str) -> bytes | None:
+        return find_content(self._connection, digest)
+
+    def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+        return find_todos(self._connection, session_id)
+
+    def grants(self, session_id: str) -> tuple[Grant, ...]:
+        return find_grants(self._connection, session_id)
 
     def wrecks(self) -> list[Wreck]:
         """Every session in which something is unfinished, in the order of their last updates."""

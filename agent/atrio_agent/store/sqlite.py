@@ -22,6 +22,7 @@ import trio
 from atrio_agent.clock import now
 from atrio_agent.store.base import (
     Commit,
+    FileVersionRow,
     Loaded,
     MessagePage,
     Op,
@@ -29,6 +30,7 @@ from atrio_agent.store.base import (
     RunPage,
     SessionPage,
     StoreFailed,
+    TodoRow,
 )
 from atrio_agent.store.connection import Connection, DatabaseError, connect, look_into, roll_back, store_failure
 from atrio_agent.store.paging import read_cursor
@@ -36,7 +38,7 @@ from atrio_agent.store.recovery import repair
 from atrio_agent.store.tables import Tables
 from atrio_agent.store.writer import Call, Writer, open_writer
 from atrio_protocol.ids import new_id
-from atrio_protocol.things import Message, Run
+from atrio_protocol.things import Grant, Message, Run
 
 if TYPE_CHECKING:
     from atrio_agent.store.queries import Queries
@@ -213,6 +215,18 @@ class SqliteStore:
 
     async def descendants(self, session_id: str) -> Sequence[str]:
         return await self._database.ask(lambda queries: queries.descendants(session_id))
+
+    async def file_versions(self, session_id: str) -> tuple[FileVersionRow, ...]:
+        return await self._database.ask(lambda queries: queries.file_versions(session_id))
+
+    async def file_content(self, digest: str) -> bytes | None:
+        return await self._database.ask(lambda queries: queries.file_content(digest))
+
+    async def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+        return await self._database.ask(lambda queries: queries.todos(session_id))
+
+    async def grants(self, session_id: str) -> tuple[Grant, ...]:
+        return await self._database.ask(lambda queries: queries.grants(session_id))
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ the whole prompt until completed); `texts` (what is searched: titles and final
 messages, with an FTS5 index kept by triggers); `deleted` (sessions that must
 not come back while this process lives); `meta`. `touched` rises with every
 change of `updated_at` and decides between two in one millisecond; `generation`
-counts openings.
+counts openings. What else a session keeps is in `atrio_agent.store.keeping`.
 
 Invariant: a batch of a store that was given up never gets in once the database
 has been opened again: each one checks the generation it belongs to.
@@ -28,10 +28,14 @@ from atrio_agent.store.base import (
     AppendText,
     CompleteRun,
     DeleteSessions,
+    DropGrant,
     Op,
+    PutFileVersion,
+    PutGrant,
     PutMessage,
     PutRun,
     PutSession,
+    PutTodos,
     RunIdTaken,
     RunIndex,
     RunNotOpen,
@@ -39,6 +43,7 @@ from atrio_agent.store.base import (
     WriteRefused,
 )
 from atrio_agent.store.connection import Connection, DatabaseError, roll_back, spoils_everything, store_failure
+from atrio_agent.store.keeping import delete_kept, drop_grant, put_file_version, put_grant, put_todos
 from atrio_agent.store.paging import stands_for_history, was_started
 from atrio_agent.store.search import searchable_text
 from atrio_agent.store.writer import Call
@@ -243,6 +248,14 @@ class Tables:
                 done = self._connection.execute(_COMPLETE_RUN, (was_started(run), body, run.run_id))
                 if done.rowcount == 0:
                     raise RunNotOpen(f"Run {run.run_id} is completed already, or gone.")
+            case PutFileVersion():
+                put_file_version(self._connection, op)
+            case PutTodos():
+                put_todos(self._connection, op)
+            case PutGrant():
+                put_grant(self._connection, op)
+            case DropGrant(grant_id=grant_id):
+                drop_grant(self._connection, grant_id)
             case DeleteSessions(session_ids=session_ids):
                 for session_id in session_ids:
                     self._delete_session(session_id, at, outcome)
@@ -327,6 +340,7 @@ class Tables:
         ).fetchall()
         for (run_id,) in found:
             outcome.freed[run_id] = _Claim(at, session_id)
+        delete_kept(self._connection, session_id)
         for statement in _DELETE_SESSION:
             self._connection.execute(statement, (session_id,))
 

@@ -10,14 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol, dataclass_transform
+from typing import Any, Literal, Protocol, dataclass_transform
 
 import msgspec
 
 from atrio_protocol.content import ContentBlock, TextBlock
 from atrio_protocol.parts import Diff, Location, ToolKind
 
-__all__ = ["Place", "Tool", "ToolFailed", "ToolInput", "ToolOutcome", "description_of", "text_outcome"]
+__all__ = [
+    "Action",
+    "Ask",
+    "FileSeen",
+    "FileVersion",
+    "Place",
+    "Tool",
+    "ToolFailed",
+    "ToolInput",
+    "ToolOutcome",
+    "description_of",
+    "text_outcome",
+]
 
 
 class ToolFailed(Exception):
@@ -29,13 +41,57 @@ class ToolInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbi
     """A tool's parameters. The schema that the model sees is made from it."""
 
 
+Action = Literal["read", "write", "execute", "fetch", "mcp"]
+"""What a permission is about. Grants hold for one session, tool, action and directory (or host, or server)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What somebody must allow before a call is done.
+
+    ``where`` is what a lasting grant covers beside the tool and the action: an
+    absolute directory, a host, a server. ``diffs`` show a change before it is made.
+    """
+
+    action: Action
+    title: str
+    where: str
+    detail: str | None = None
+    path: str | None = None
+    diffs: tuple[Diff, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSeen:
+    """A file as a session last read or wrote it."""
+
+    mtime_ns: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileVersion:
+    """What a file held before and after a change; None where it was not there."""
+
+    path: str
+    before: bytes | None
+    after: bytes | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where and for whom a tool works.
 
     ``root`` is the workspace's resolved directory. ``allowed`` are further
-    directories that were permitted. ``output`` takes live output (text) and
-    never blocks.
+    directories that were permitted. ``closed`` are directories that no tool may
+    enter, the state directory among them. ``permitted``: somebody has allowed
+    this very call, so that a path outside may be used; ``permitted_where`` is
+    what the `Ask` named, and a path that leads elsewhere by now is refused (None:
+    anywhere was allowed). ``seen`` are the files
+    that the session has read, by absolute path; reading and writing keep it up
+    to date. ``keep_version`` remembers a change before it is made. ``output``
+    takes live output (text) and never blocks.
     """
 
     root: Path
@@ -43,6 +99,11 @@ class Place:
     run_id: str
     tool_call_id: str
     allowed: tuple[Path, ...] = ()
+    closed: tuple[Path, ...] = ()
+    permitted: bool = False
+    permitted_where: str | None = None
+    seen: dict[str, FileSeen] = field(default_factory=dict[str, FileSeen])
+    keep_version: Callable[[FileVersion], None] = field(default=lambda _version: None)
     output: Callable[[str], None] = field(default=lambda _text: None)
 
 
@@ -83,8 +144,16 @@ class Tool(Protocol):
         """The places this call looks at, as far as its input says; outside ones too."""
         ...
 
+    async def ask(self, given: Any, place: Place) -> Ask | None:
+        """What must be allowed before `run`, or None. It looks, and changes nothing.
+
+        Raises:
+            ToolFailed: The call cannot be done whoever allows it.
+        """
+        ...
+
     async def run(self, given: Any, place: Place) -> ToolOutcome:
-        """Do it.
+        """Do it. What `ask` looked at is looked at again: it may have changed since.
 
         Raises:
             ToolFailed: It cannot be done as asked; nothing was changed.

@@ -16,10 +16,21 @@ from typing import Annotated, Final
 import msgspec
 import trio
 
-from atrio_agent.tools.base import Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
-from atrio_agent.tools.confine import apparent_path, open_beneath
+from atrio_agent.tools.base import (
+    Ask,
+    FileSeen,
+    Place,
+    ToolFailed,
+    ToolInput,
+    ToolOutcome,
+    description_of,
+    text_outcome,
+)
+from atrio_agent.tools.confine import Opened, apparent_path, ask_to_read, open_beneath
 from atrio_agent.tools.ignore import Entry, View
+from atrio_agent.tools.images import MAX_IMAGE_BYTES, image_outcome, image_type
 from atrio_agent.tools.output import MAX_TITLE_CHARS, bounded, counted, cut_line, shown, shown_path
+from atrio_agent.tools.sight import see
 from atrio_agent.tools.threads import in_files_thread
 from atrio_protocol.parts import Location, ToolKind
 from atrio_protocol.struct import UNSET
@@ -54,7 +65,7 @@ class ReadInput(ToolInput):
 
 
 class Read:
-    """Show lines of a text file, numbered."""
+    """Show lines of a text file, numbered, or an image; and remember what the file was."""
 
     name: str = "read"
     kind: ToolKind = "read"
@@ -70,13 +81,20 @@ class Read:
         """The file, and the line where reading begins."""
         return (Location(path=apparent_path(given.path, place.root), line=given.offset or UNSET),)
 
+    async def ask(self, given: ReadInput, place: Place) -> Ask | None:
+        """Ask where the file is outside the workspace."""
+        return await in_files_thread(ask_to_read, given.path, place, self.title(given))
+
     async def run(self, given: ReadInput, place: Place) -> ToolOutcome:
         """Read.
 
         Raises:
             ToolFailed: It is not a file of the workspace, or has fewer lines.
         """
-        return await in_files_thread(_read, given, place)
+        outcome, path, seen = await in_files_thread(_read, given, place)
+        if seen is not None:
+            place.seen[path] = seen
+        return outcome
 
 
 class LsInput(ToolInput):
@@ -102,6 +120,10 @@ class Ls:
         """The directory."""
         return (Location(path=apparent_path(given.path or ".", place.root)),)
 
+    async def ask(self, given: LsInput, place: Place) -> Ask | None:
+        """Ask where the directory is outside the workspace."""
+        return await in_files_thread(ask_to_read, given.path or ".", place, self.title(given))
+
     async def run(self, given: LsInput, place: Place) -> ToolOutcome:
         """List.
 
@@ -111,16 +133,31 @@ class Ls:
         return await in_files_thread(_list, given, place)
 
 
-def _read(given: ReadInput, place: Place) -> ToolOutcome:
-    with open_beneath(given.path, place.root, place.allowed) as opened:
+def _read(given: ReadInput, place: Place) -> tuple[ToolOutcome, str, FileSeen | None]:
+    """What is shown; the file's path; what it was, or None if it changed meanwhile or is too large to be changed."""
+    with open_beneath(given.path, place) as opened:
         if opened.is_dir:
             raise ToolFailed(f"'{shown(given.path)}' is a directory. List it with ls.")
-        size = opened.status.st_size
-        with os.fdopen(opened.fd, "rb", closefd=False) as file:
-            if b"\0" in file.read(BINARY_PROBE_BYTES):
-                return text_outcome(f"'{shown(given.path)}' is a binary file of {counted(size, 'byte')}; not shown.")
-            file.seek(0)
-            return _read_text(file, given, size)
+        outcome = _read_opened(opened, given)
+        return outcome, str(opened.at.resolved), see(opened.fd, opened.status)
+
+
+def _read_opened(opened: Opened, given: ReadInput) -> ToolOutcome:
+    size = opened.status.st_size
+    with os.fdopen(opened.fd, "rb", closefd=False) as file:
+        head = file.read(BINARY_PROBE_BYTES)
+        mime_type = image_type(head)
+        if mime_type is not None and size <= MAX_IMAGE_BYTES:
+            return image_outcome(shown(given.path), mime_type, head + file.read(MAX_IMAGE_BYTES - len(head)))
+        if mime_type is not None:
+            return text_outcome(
+                f"'{shown(given.path)}' is an image ({mime_type}) of {counted(size, 'byte')}; not shown:"
+                f" the limit is {MAX_IMAGE_BYTES:,}."
+            )
+        if b"\0" in head:
+            return text_outcome(f"'{shown(given.path)}' is a binary file of {counted(size, 'byte')}; not shown.")
+        file.seek(0)
+        return _read_text(file, given, size)
 
 
 def _read_text(file: io.BufferedReader, given: ReadInput, size_bytes: int) -> ToolOutcome:
@@ -208,10 +245,10 @@ def _skip_lines(file: io.BufferedReader, count: int | None) -> int:
 
 def _list(given: LsInput, place: Place) -> ToolOutcome:
     path = given.path or "."
-    with open_beneath(path, place.root, place.allowed) as opened:
+    with open_beneath(path, place) as opened:
         if not opened.is_dir:
             raise ToolFailed(f"'{shown(path)}' is a file. Read it with read.")
-        view = View(opened)
+        view = View(opened, place.closed)
         in_each: defaultdict[tuple[str, ...], int] = defaultdict(int)
         kept = heapq.nsmallest(_MAX_ENTRIES, _ranked(view, given.depth or _DEFAULT_DEPTH, in_each))
     name = shown_path(opened.at.resolved, place.root)

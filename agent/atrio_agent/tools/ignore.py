@@ -21,7 +21,7 @@ from typing import Final, Literal, NamedTuple
 import trio
 
 from atrio_agent.tools.base import ToolFailed
-from atrio_agent.tools.confine import Inside, LinkMet, Opened, never_beneath, open_exactly
+from atrio_agent.tools.confine import Inside, LinkMet, Opened, closed_beneath, open_exactly
 from atrio_agent.tools.globs import GlobMalformed, PathGlob, name_regex
 
 __all__ = ["MAX_SEEN", "Entry", "Kind", "RuleFile", "View"]
@@ -120,14 +120,15 @@ class View:
 
     Args:
         start: The directory, open as long as `walk` is used.
+        closed: Directories that no tool may enter, beside those of the system; they are given and not entered.
     """
 
-    def __init__(self, start: Opened) -> None:
+    def __init__(self, start: Opened, closed: Sequence[Path] = ()) -> None:
         self.was_cut = False
         self._fd = start.fd
         self._at: Inside = start.at
         self._to_start = start.at.parts
-        self._closed = [Path(tree) for tree in never_beneath(start.at.base)]
+        self._closed = closed_beneath(start.at.resolved, closed)
         self._above = _rules_above(start.at)
         self._known: dict[tuple[str, ...], Rules | None] = {}
 
@@ -160,7 +161,7 @@ class View:
     def shows(self, parts: tuple[str, ...]) -> bool:
         """Whether `walk` would give this file, which someone else found."""
         rules = self._rules_in(parts[:-1])
-        return rules is not None and not self._is_hidden(parts, rules, is_dir=False)
+        return rules is not None and parts not in self._closed and not self._is_hidden(parts, rules, is_dir=False)
 
     def _level(
         self,
@@ -180,7 +181,7 @@ class View:
             if self._is_hidden(entry.parts, rules, is_dir=is_dir):
                 continue
             yield entry
-            if not is_dir or depth == 1 or not enter(entry.parts) or self._is_closed(entry.parts):
+            if not is_dir or depth == 1 or not enter(entry.parts) or entry.parts in self._closed:
                 continue
             try:
                 below = os.open(found_entry.name, _READ_HERE | os.O_DIRECTORY, dir_fd=fd)
@@ -194,9 +195,6 @@ class View:
     def _is_hidden(self, parts: tuple[str, ...], rules: Rules, *, is_dir: bool) -> bool:
         return parts[-1] == ".git" or _hides(rules, (*self._to_start, *parts), is_dir=is_dir)
 
-    def _is_closed(self, parts: tuple[str, ...]) -> bool:
-        return len(parts) == 1 and self._at.resolved / parts[0] in self._closed
-
     def _rules_in(self, parts: tuple[str, ...]) -> Rules | None:
         """The rules that count in a directory; None if it is not to be seen itself."""
         if parts not in self._known:
@@ -205,7 +203,7 @@ class View:
 
     def _find_rules(self, parts: tuple[str, ...]) -> Rules | None:
         above = self._rules_in(parts[:-1]) if parts else self._above
-        if above is None or (parts and self._is_hidden(parts, above, is_dir=True)):
+        if above is None or parts in self._closed or (parts and self._is_hidden(parts, above, is_dir=True)):
             return None
         return _rules_at(self._at.base, (*self._to_start, *parts), above)
 

@@ -1,18 +1,20 @@
 """Keeps known secrets out of what tools give back.
 
 A secret is an exact text: a token of ours, a provider's key. It is replaced in
-a tool's result before that is stored or sent, so it reaches neither the model
-nor the database nor a reader. What is merely *like* a secret is left alone: this
+a tool's result, and in what is asked about a call, before that is stored or sent,
+so it reaches neither the model nor the transcript nor a reader. What is merely *like* a secret is left alone: this
 guards our own, it is no search for others'.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
-from atrio_agent.tools.base import ToolOutcome
+from atrio_agent.tools.base import Ask, ToolOutcome
 from atrio_protocol.content import ContentBlock, ResourceBlock, TextBlock
+from atrio_protocol.parts import Diff
 from atrio_protocol.struct import UNSET
 
 __all__ = ["REDACTED", "Redactor"]
@@ -47,9 +49,26 @@ class Redactor:
         return ToolOutcome(
             content=content,
             is_error=outcome.is_error,
-            diffs=outcome.diffs,
+            diffs=tuple(self._diff(diff) for diff in outcome.diffs),
             exit_code=outcome.exit_code,
             truncated=outcome.truncated,
+        )
+
+    def ask(self, ask: Ask) -> Ask:
+        """A question without the secrets. What a grant goes by, and the path, are left as they are."""
+        return replace(
+            ask,
+            title=self.text(ask.title),
+            detail=None if ask.detail is None else self.text(ask.detail),
+            diffs=tuple(self._diff(diff) for diff in ask.diffs),
+        )
+
+    def _diff(self, diff: Diff) -> Diff:
+        return msgspec.structs.replace(
+            diff,
+            old_text=self.text(diff.old_text) if isinstance(diff.old_text, str) else diff.old_text,
+            new_text=self.text(diff.new_text) if isinstance(diff.new_text, str) else diff.new_text,
+            unified=self.text(diff.unified),
         )
 
     def _block(self, block: ContentBlock) -> ContentBlock:

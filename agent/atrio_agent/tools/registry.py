@@ -130,7 +130,8 @@ def _schema_of(input_type: type[ToolInput]) -> dict[str, Any]:
     (ref,), components = msgspec.json.schema_components([input_type])
     schema = components.pop(ref["$ref"].rpartition("/")[2])
     del schema["title"]
-    schema["properties"] = {name: _without_null(value) for name, value in schema["properties"].items()}
+    for each in (schema, *components.values()):
+        each["properties"] = {name: _without_null(value) for name, value in each["properties"].items()}
     return schema | {"$defs": components} if components else schema
 
 

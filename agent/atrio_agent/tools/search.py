@@ -21,8 +21,16 @@ from typing import IO, Annotated, Final
 import msgspec
 import trio
 
-from atrio_agent.tools.base import Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
-from atrio_agent.tools.confine import Inside, LinkMet, apparent_path, never_beneath, open_beneath, open_exactly
+from atrio_agent.tools.base import Ask, Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
+from atrio_agent.tools.confine import (
+    Inside,
+    LinkMet,
+    apparent_path,
+    ask_to_read,
+    closed_beneath,
+    open_beneath,
+    open_exactly,
+)
 from atrio_agent.tools.files import BINARY_PROBE_BYTES
 from atrio_agent.tools.globs import GlobMalformed, Globs
 from atrio_agent.tools.ignore import MAX_SEEN, View
@@ -50,6 +58,7 @@ _MAX_PATTERN_CHARS: Final = 4_096
 _SEARCH_S: Final = 20.0
 _PROBE_S: Final = 5.0
 _MAX_REASON_CHARS: Final = 1_000
+_PLAIN_PATH: Final = re.compile(r"[\w./ -]+")
 _SIMPLE_NAMES: Final = re.compile(r"[\w.-]*\*[\w.-]*(?:\{[\w.,-]+\})?")
 
 _PathOption = Annotated[str, msgspec.Meta(description="Where to search. Default: the workspace.")]
@@ -80,6 +89,10 @@ class Glob:
     def locations(self, given: GlobInput, place: Place) -> tuple[Location, ...]:
         """The directory."""
         return (Location(path=apparent_path(given.path or ".", place.root)),)
+
+    async def ask(self, given: GlobInput, place: Place) -> Ask | None:
+        """Ask where the directory is outside the workspace."""
+        return await in_files_thread(ask_to_read, given.path or ".", place, self.title(given))
 
     async def run(self, given: GlobInput, place: Place) -> ToolOutcome:
         """Find.
@@ -135,6 +148,10 @@ class Grep:
         """The directory or file."""
         return (Location(path=apparent_path(given.path or ".", place.root)),)
 
+    async def ask(self, given: GrepInput, place: Place) -> Ask | None:
+        """Ask where it searches outside the workspace."""
+        return await in_files_thread(ask_to_read, given.path or ".", place, self.title(given))
+
     async def run(self, given: GrepInput, place: Place) -> ToolOutcome:
         """Search.
 
@@ -183,6 +200,7 @@ class _Ground:
 
     at: Inside
     root: Path
+    closed: tuple[Path, ...]
     include: Globs | None
     view: View | None
     ignore_file: str | None
@@ -233,10 +251,10 @@ class _Report:
 
 def _survey(given: GrepInput, include: Globs | None, place: Place, names: IO[bytes] | None) -> _Ground:
     """Look at what is to be searched; with ``names``, write there the files that our own scan is to search."""
-    with open_beneath(given.path or ".", place.root, place.allowed) as opened:
+    with open_beneath(given.path or ".", place) as opened:
         at = opened.at
-        view = View(opened) if opened.is_dir else None
-        ground = _Ground(at, place.root, include, view, None, is_cut=False)
+        view = View(opened, place.closed) if opened.is_dir else None
+        ground = _Ground(at, place.root, place.closed, include, view, None, is_cut=False)
         if view is not None:
             has_rules = view.is_ruled_by_base_alone and (at.base / ".gitignore").is_file()
             ground = replace(ground, ignore_file=".gitignore" if has_rules else None)
@@ -268,9 +286,15 @@ def _ripgrep_command(program: Path, given: GrepInput, ground: _Ground) -> list[s
         literal=bool(given.literal),
         max_lines=_MAX_MATCHES + 1,
         ignore_file=ground.ignore_file,
-        leave_out=[tree for tree in never_beneath(base) if Path(tree).is_relative_to(base)],
+        leave_out=_left_out(base, ground.closed),
         only_names=only_names,
     )
+
+
+def _left_out(base: Path, closed: Sequence[Path]) -> list[str]:
+    """Globs for the closed trees. Only to save time: what is found in them is not shown anyway."""
+    trees = sorted("/" + "/".join(parts) for parts in closed_beneath(base, closed))
+    return [tree for tree in trees if _PLAIN_PATH.fullmatch(tree)]
 
 
 async def _collect(search: Search, ground: _Ground, report: _Report) -> None:
@@ -313,10 +337,10 @@ def _line_text(raw: bytes) -> str:
 
 def _find(given: GlobInput, globs: Globs, place: Place) -> ToolOutcome:
     path = given.path or "."
-    with open_beneath(path, place.root, place.allowed) as opened:
+    with open_beneath(path, place) as opened:
         if not opened.is_dir:
             raise ToolFailed(f"'{shown(path)}' is a file; 'path' must be a directory.")
-        view = View(opened)
+        view = View(opened, place.closed)
         total = itertools.count()
         newest = heapq.nsmallest(
             _MAX_PATHS,

@@ -4,6 +4,7 @@ Hypothesis makes up the calls; the memory store, which is written without SQL,
 says what is right. Reopening is one of the calls, so recovery is compared too.
 """
 
+import hashlib
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,12 +21,17 @@ from atrio_agent.store.base import (
     AppendText,
     CompleteRun,
     DeleteSessions,
+    DropGrant,
     Op,
+    PutFileVersion,
+    PutGrant,
     PutMessage,
     PutRun,
     PutSession,
+    PutTodos,
     Store,
     StoreFailed,
+    TodoRow,
 )
 from atrio_agent.store.index import open_run_index
 from atrio_agent.store.memory_disk import MemoryDisk
@@ -36,10 +42,12 @@ from atrio_protocol.parts import Part, ReasoningPart
 from atrio_protocol.struct import UNSET, UnsetType
 from atrio_protocol.things import Message, Run
 from store_rig import MemoryState, SqliteState, State
-from store_samples import MAX_BYTES, finish, message, run, session_row, tool_call, tool_result
+from store_samples import MAX_BYTES, finish, grant, message, run, session_row, tool_call, tool_result
 
 SESSIONS = ["s1", "s2", "s3"]
 RUNS = ["r1", "r2", "r3", "r4"]
+GRANTS = ["g1", "g2", "g3"]
+CONTENTS = [b"", b"one\n", b"\xff\0" * 50]
 MESSAGES = ["m1", "m2", "m3", "m4", "m5", "m6"]
 TIMES = [f"2026-11-20T10:00:00.00{n}Z" for n in range(3)]
 WORDS = ["plain", "Straße", "naïve", "store.py", "数据库", "AND", 'quo"te', "x", "\x00", "\n"]
@@ -47,6 +55,7 @@ WORDS = ["plain", "Straße", "naïve", "store.py", "数据库", "AND", 'quo"te',
 texts = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
 session_ids = st.sampled_from(SESSIONS)
 times = st.sampled_from(TIMES)
+contents = st.none() | st.sampled_from(CONTENTS)
 reasons = st.sampled_from(["end_turn", "tool_use", "cancelled", "error"])
 statuses = st.sampled_from(["pending", "in_progress", "completed", "failed", "cancelled"])
 
@@ -137,6 +146,23 @@ operations: st.SearchStrategy[Op] = st.one_of(
     st.builds(AcceptRun, run=runs(), digest=texts, client_made=st.booleans()),
     st.builds(PutRun, run=runs(state="running")),
     st.builds(CompleteRun, run=runs(state="completed")),
+    st.builds(
+        PutFileVersion,
+        session_id=session_ids,
+        run_id=st.just("r1"),
+        tool_call_id=st.just("t1"),
+        path=texts | st.just("\ud800"),
+        before=contents,
+        after=contents,
+        at=times,
+    ),
+    st.builds(
+        PutTodos,
+        session_id=session_ids,
+        todos=st.lists(st.builds(TodoRow, content=texts, status=st.just("pending")), max_size=2).map(tuple),
+    ),
+    st.builds(lambda *given: PutGrant(grant=grant(*given)), st.sampled_from(GRANTS), session_ids, times),
+    st.builds(DropGrant, grant_id=st.sampled_from(GRANTS)),
     st.builds(DeleteSessions, session_ids=st.lists(session_ids, max_size=2).map(tuple)),
 )
 calls = st.lists(operations, min_size=1, max_size=3).map(tuple)
@@ -185,9 +211,13 @@ async def answers(store: Store) -> Any:
             await store.runs(session_id, before=None, limit=2),
             await store.runs(session_id, before=25, limit=100),
             sorted(await store.descendants(session_id)),
+            await store.file_versions(session_id),
+            await store.todos(session_id),
+            await store.grants(session_id),
         ]
     found += [await store.message(message_id) for message_id in MESSAGES]
     found += [await store.run(run_id) for run_id in RUNS]
+    found += [await store.file_content(hashlib.sha256(content).hexdigest()) for content in CONTENTS]
     for query in [None, *WORDS, "str", "pla naï", "naive"]:
         cursor: str | UnsetType | None = None
         while cursor is not UNSET:

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from atrio_agent.tools.base import Place, Tool, ToolOutcome
+from atrio_agent.tools.change import EditFile, MultiEdit, Write
 from atrio_agent.tools.files import Ls, Read
 from atrio_agent.tools.registry import Tools
 from atrio_agent.tools.ripgrep import installed_ripgreps
@@ -48,7 +49,15 @@ def call(place: Place) -> Call:
     """Call a tool with what a model might send, and wait no longer than a minute."""
 
     async def call(tool: Tool | str, **raw: Any) -> ToolOutcome:
-        known = {"read": Read, "ls": Ls, "glob": Glob, "grep": Grep}
+        known = {
+            "read": Read,
+            "ls": Ls,
+            "glob": Glob,
+            "grep": Grep,
+            "write": Write,
+            "edit": EditFile,
+            "multi_edit": MultiEdit,
+        }
         chosen = known[tool]() if isinstance(tool, str) else tool
         given = Tools([chosen]).validate(chosen.name, raw)
         with trio.fail_after(60):

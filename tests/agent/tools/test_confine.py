@@ -8,17 +8,23 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from atrio_agent.tools import confine
-from atrio_agent.tools.base import Place, ToolFailed
+from atrio_agent.tools import confine, replacing
+from atrio_agent.tools.base import FileSeen, Place, Tool, ToolFailed
+from atrio_agent.tools.change import EditFile, MultiEdit, Write
 from atrio_agent.tools.confine import Inside, LinkMet, Outside, classify, open_beneath, open_exactly
 from atrio_agent.tools.files import Read, ReadInput
-from tool_calls import SECRET, Call, Text
+from atrio_agent.tools.registry import Tools
+from atrio_agent.tools.replacing import Rewritten, make_change
+from atrio_agent.tools.threads import Chance, in_files_thread
+from tool_calls import SECRET, Call, Text, place_in
 
 SWAPS = 1_000
 
@@ -117,6 +123,40 @@ async def test_a_path_that_leads_out_is_refused(path: str, maze: Path, outside: 
     str(refusal.value).encode()
 
 
+def everything_beside(root: Path) -> dict[str, str]:
+    """What lies beside the workspace, by path, with its content."""
+    return {
+        str(path): path.read_text() if path.is_file() else ""
+        for path in root.parent.rglob("*")
+        if not path.is_relative_to(root)
+    }
+
+
+@pytest.mark.parametrize("tool", [Write(), EditFile(), MultiEdit()], ids=["write", "edit", "multi_edit"])
+@pytest.mark.parametrize("path", ESCAPES.values(), ids=ESCAPES.keys())
+async def test_a_path_that_leads_out_is_not_written_to(
+    tool: Tool, path: str, maze: Path, outside: Path, place: Place
+) -> None:
+    pair = {"old": "", "new": "x\n"}
+    raw = {"write": {"content": "x\n"}, "edit": pair, "multi_edit": {"edits": [pair]}}[tool.name]
+    before = everything_beside(maze)
+    tools = Tools([tool])
+    said = ""
+    try:
+        given = tools.validate(tool.name, {"path": path.format(root=maze, outside=outside), **raw})
+        with trio.fail_after(10):
+            asked = await tool.ask(given, place)
+            assert asked is not None
+            await tool.run(given, place)
+    except ToolFailed as refusal:
+        said = str(refusal)
+    else:  # a new name in the workspace that only looks like a way out
+        assert Path(asked.where).is_relative_to(maze)
+    assert SECRET not in said
+    said.encode()
+    assert everything_beside(maze) == before
+
+
 @pytest.mark.parametrize(
     ("path", "said"),
     [
@@ -177,7 +217,7 @@ async def test_no_tool_looks_beneath_a_directory_outside(tool: str, path: str, m
 
 
 async def test_an_allowed_directory_is_open_and_what_lies_beside_it_is_not(maze: Path, outside: Path) -> None:
-    place = Place(root=maze, session_id="s", run_id="r", tool_call_id="t", allowed=(outside,))
+    place = place_in(maze, allowed=(outside,))
     with trio.fail_after(10):
         outcome = await Read().run(ReadInput(path="to_file"), place)
         assert SECRET in str(outcome.content)
@@ -219,7 +259,7 @@ def test_nothing_stays_open_after_a_refusal_or_an_error(maze: Path) -> None:
         pytest.skip("no way to count descriptors here")
     before = open_descriptors()
     for path in ("a.txt", "dir", "pipe", "self", "to_file", "nowhere/x", "a.txt/b", "dir/b.txt"):
-        with pytest.raises((ToolFailed, ZeroDivisionError)), open_beneath(path, maze):
+        with pytest.raises((ToolFailed, ZeroDivisionError)), open_beneath(path, place_in(maze)):
             raise ZeroDivisionError
     assert open_descriptors() == before
 
@@ -230,8 +270,8 @@ def test_a_link_that_is_put_there_after_the_check_is_not_followed(
 ) -> None:
     checks: list[str] = []
 
-    def classify_then_swap(path: str, root: Path, allowed: tuple[Path, ...] = ()) -> Inside | Outside:
-        found = classify(path, root, allowed)
+    def classify_then_swap(path: str, root: Path, *further: tuple[Path, ...]) -> Inside | Outside:
+        found = classify(path, root, *further)
         checks.append(path)
         if len(checks) == 1:
             first = root / Path(swapped).parts[0]
@@ -241,7 +281,7 @@ def test_a_link_that_is_put_there_after_the_check_is_not_followed(
 
     (outside / "b.txt").write_text(SECRET)
     monkeypatch.setattr(confine, "classify", classify_then_swap)
-    with pytest.raises(ToolFailed, match="is outside the workspace"), open_beneath(swapped, maze):
+    with pytest.raises(ToolFailed, match="is outside the workspace"), open_beneath(swapped, place_in(maze)):
         pass
     assert len(checks) == 2
 
@@ -251,11 +291,11 @@ def test_a_link_that_is_put_there_just_before_the_opening_is_not_followed(
 ) -> None:
     def look_then_swap(status: os.stat_result, name: str) -> None:
         monkeypatch.undo()
-        confine._refuse_special(status, name)
+        confine.refuse_special(status, name)
         (maze / name).unlink()
         (maze / name).symlink_to(outside / "secret.txt")
 
-    monkeypatch.setattr(confine, "_refuse_special", look_then_swap)
+    monkeypatch.setattr(confine, "refuse_special", look_then_swap)
     with pytest.raises(LinkMet):
         open_exactly(maze, ("a.txt",))
 
@@ -278,13 +318,13 @@ while True:
 """
 
 
-@pytest.fixture
-def swapping(maze: Path, outside: Path) -> Generator[None]:
+@pytest.fixture(params=[SWAPPER], ids=["swaps"])
+def swapping(request: pytest.FixtureRequest, maze: Path, outside: Path) -> Generator[None]:
     """Another process swaps links for files and directories as fast as it can."""
     (maze / "real").mkdir()
     for directory in (maze / "real", maze / "dir"):
         (directory / "secret.txt").write_text("harmless\n")
-    swapper = subprocess.Popen([sys.executable, "-c", SWAPPER, maze, outside], stdout=subprocess.PIPE)
+    swapper = subprocess.Popen([sys.executable, "-c", request.param, maze, outside], stdout=subprocess.PIPE)
     assert swapper.stdout is not None
     with swapper.stdout:
         assert swapper.stdout.readline() == b"ready\n"
@@ -301,7 +341,7 @@ def test_a_link_swapped_all_the_time_never_leads_a_read_out(path: str, maze: Pat
     seen: set[bytes] = set()
     for _ in range(SWAPS):
         try:
-            with open_beneath(path, maze) as opened:
+            with open_beneath(path, place_in(maze)) as opened:
                 seen.add(os.read(opened.fd, 100))
         except ToolFailed:
             continue
@@ -315,3 +355,108 @@ async def test_a_link_swapped_all_the_time_never_leads_a_search_out(text: Text) 
         said = await text("grep", pattern="secret that|harmless", path="." if look % 2 else "dir")
         said += await text("ls", depth=4)
         assert SECRET not in said
+
+
+WRITE_SWAPPER = """
+import os, shutil, sys
+work, outside = sys.argv[1:]
+os.chdir(work)
+print("ready", flush=True)
+def attempt(do, *paths):
+    # A write may have made something in between.
+    try:
+        do(*paths)
+    except OSError:
+        pass
+while True:
+    attempt(os.symlink, outside + "/secret.txt", "new"); attempt(os.replace, "new", "door.txt")
+    attempt(os.link, "a.txt", "new"); attempt(os.replace, "new", "door.txt")
+    attempt(os.symlink, outside, "new"); attempt(os.replace, "new", "gate")
+    attempt(os.symlink, "dir", "new"); attempt(os.replace, "new", "gate")
+    attempt(os.rename, "real", "moved"); attempt(os.symlink, outside, "real")
+    sum(range(2000))  # about as long a link as not
+    attempt(os.unlink, "real"); attempt(os.rename, "moved", "real")
+    shutil.rmtree("moved", True)
+"""
+
+SEEN = FileSeen(mtime_ns=0, size=0, digest="")
+
+
+class _AllSeen(dict[str, FileSeen]):
+    """Whatever is there was seen, just as it is."""
+
+    def __contains__(self, path: object) -> bool:
+        return True
+
+    def __missing__(self, path: str) -> FileSeen:
+        return SEEN
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(entry.name for entry in directory.iterdir())
+
+
+@pytest.mark.parametrize("path", ["a.txt", "dir/b.txt", "dir/new.txt", "dir/new/file.txt"])
+@pytest.mark.parametrize("swapped_at", [1, 2, 3])
+async def test_a_link_that_is_put_there_in_the_course_of_a_write_is_not_followed(
+    path: str, swapped_at: int, maze: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outside / "b.txt").write_text(SECRET)
+    monkeypatch.setattr(replacing, "seen_as", lambda *_: SEEN)
+    place = place_in(maze, seen=_AllSeen())
+    steps: list[str] = []
+
+    def swap_before(step: Callable[..., Any]) -> Callable[..., Any]:
+        def swap_then_do(*given: Any, **named: Any) -> Any:
+            steps.append(step.__name__)
+            if len(steps) == swapped_at:
+                first = maze / Path(path).parts[0]
+                first.rename(maze.parent / "moved")
+                first.symlink_to(outside / "secret.txt" if path == "a.txt" else outside)
+            return step(*given, **named)
+
+        return swap_then_do
+
+    # Where a path leads was found out before each of these.
+    monkeypatch.setattr(replacing, "open_parent", swap_before(replacing.open_parent))
+    monkeypatch.setattr(replacing, "_replaced", swap_before(replacing._replaced))
+
+    def write() -> None:
+        with suppress(ToolFailed):
+            make_change(path, place, lambda _old: Rewritten("written\n"), Chance())
+
+    with trio.fail_after(30):
+        await in_files_thread(write)
+    assert len(steps) >= min(swapped_at, 2)
+    assert names_in(outside) == ["b.txt", "secret.txt"]
+    assert (outside / "secret.txt").read_text() == f"{SECRET}\n"
+    assert (outside / "b.txt").read_text() == SECRET
+
+
+WRITES = ["door.txt", "gate/secret.txt", "gate/new/file.txt", "real/secret.txt", "real/new/file.txt"]
+
+
+@pytest.mark.parametrize("path", WRITES)
+@pytest.mark.parametrize("swapping", [WRITE_SWAPPER], indirect=True, ids=["swaps"])
+@pytest.mark.usefixtures("swapping")
+async def test_a_link_swapped_all_the_time_never_leads_a_write_out(
+    path: str, maze: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replacing, "seen_as", lambda *_: SEEN)  # what is to be shown is where a write goes
+    place = place_in(maze, seen=_AllSeen())
+    written = 0
+
+    def write_all_the_time() -> None:
+        nonlocal written
+        for number in range(SWAPS):
+            try:
+                make_change(path, place, lambda _old, number=number: Rewritten(f"written {number}\n"), Chance())
+            except ToolFailed:
+                continue
+            written += 1
+
+    with trio.fail_after(120):
+        await in_files_thread(write_all_the_time)
+    assert written, "not one of the writes got through: the test shows nothing"
+    assert names_in(outside) == ["secret.txt"]
+    assert (outside / "secret.txt").read_text() == f"{SECRET}\n"

@@ -73,8 +73,8 @@ async def test_an_empty_file_is_said_to_be_empty(root: Path, call: Call, text: T
 
 
 async def test_a_binary_file_is_named_with_its_size(root: Path, text: Text) -> None:
-    (root / "logo.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0" + bytes(12_335))
-    assert await text("read", path="logo.png") == "'logo.png' is a binary file of 12,345 bytes; not shown."
+    (root / "logo.bin").write_bytes(b"\x89PMG\r\n\x1a\n\0\0" + bytes(12_335))
+    assert await text("read", path="logo.bin") == "'logo.bin' is a binary file of 12,345 bytes; not shown."
 
 
 async def test_text_that_is_not_quite_utf8_is_read_all_the_same(root: Path, text: Text) -> None:

@@ -16,6 +16,7 @@ from atrio_agent.tools import ignore
 from atrio_agent.tools.confine import open_beneath
 from atrio_agent.tools.ignore import Entry, RuleFile, View
 from atrio_agent.tools.threads import in_files_thread
+from tool_calls import place_in
 
 DECIDED = [
     ("build", "build", True, True),
@@ -70,7 +71,7 @@ async def seen(root: Path, start: str = ".", *, max_depth: int = 1_000) -> list[
     """What a walk gives, as paths."""
 
     def walk() -> list[Entry]:
-        with open_beneath(start, root) as opened:
+        with open_beneath(start, place_in(root)) as opened:
             return list(View(opened).walk(max_depth=max_depth))
 
     with trio.fail_after(30):
@@ -140,7 +141,7 @@ async def test_a_walk_ends_at_its_limit_and_says_so(root: Path, monkeypatch: pyt
     monkeypatch.setattr(ignore, "MAX_SEEN", 7)
 
     def walk() -> tuple[int, bool]:
-        with open_beneath(".", root) as opened:
+        with open_beneath(".", place_in(root)) as opened:
             view = View(opened)
             return len(list(view.walk())), view.was_cut
 
@@ -155,7 +156,7 @@ async def test_a_cancelled_walk_ends(root: Path) -> None:
 
     def walk_for_ever() -> None:
         try:
-            with open_beneath(".", root) as opened:
+            with open_beneath(".", place_in(root)) as opened:
                 while True:
                     for _ in View(opened).walk():
                         pass

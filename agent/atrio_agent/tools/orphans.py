@@ -1,0 +1,179 @@
+"""What one command has become: its processes, found again wherever they went.
+
+A command may fork, leave its process group (`setsid`) and give up its parent
+(fork twice). So its processes are known by any of four signs: the session
+that they were born in, their ancestors, a mark in their environment, and that
+they were recognised before. Orphans come to us and not to init,
+because this process is made their reaper (`become_reaper`); they are reaped one
+by one, by their number, so that nobody else's exit status is ever taken.
+
+What wiped its environment, left its session and lost its parent before anybody
+looked cannot be told from a stranger, nor can what began a session and was dead
+by then: its entry in the process table stays until we end. Without ``/proc`` (not Linux) only the
+process group is known. Only pids that carry one of the signs get a signal.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+import trio
+
+__all__ = ["Kin", "become_reaper"]
+
+log = structlog.get_logger("atrio.processes")
+
+_PR_SET_CHILD_SUBREAPER: Final = 36
+_HAS_PROC: Final = sys.platform == "linux"
+_GRACE_S: Final = 1.0
+_KILL_S: Final = 0.5
+"""What of a budget is kept for killing, when it is too short for the whole grace."""
+
+_LOOK_S: Final = 0.02
+_DEAD: Final = frozenset(b"ZXx")
+
+
+class _Seen(NamedTuple):
+    """One line of the system's process table."""
+
+    pid: int
+    is_dead: bool
+    parent: int
+    session: int
+    born: int
+
+
+def become_reaper() -> bool:
+    """Let orphans of this process's descendants become its own children. Blocks shortly; once is enough.
+
+    Returns:
+        Whether the system can do it.
+    """
+    if not _HAS_PROC:
+        return False
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return bool(prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+class Kin:
+    """The processes of one command.
+
+    Args:
+        leader: The process that was started, first of its own session. Its exit
+            status belongs to whoever started it, and is not taken here.
+        mark: An entry of its environment (``NAME=value``) that nothing else has.
+        threads: For looking through the process table.
+    """
+
+    def __init__(self, leader: int, mark: str, threads: trio.CapacityLimiter) -> None:
+        self._leader = leader
+        self._threads = threads
+        self._mark = os.fsencode(mark)
+        self._known: dict[int, int] = {}
+        self._sessions = {leader}
+
+    async def alive(self) -> list[int]:
+        """The pids that run now; the dead among them that are our orphans are reaped."""
+        return await trio.to_thread.run_sync(self._look, limiter=self._threads, abandon_on_cancel=True)
+
+    async def end(self, by: float) -> int:
+        """End them all: TERM, a second, KILL, until none is left. Shield it from cancellation.
+
+        Args:
+            by: When to stop waiting, in Trio's time. Who is left then is killed, not waited for, and logged.
+
+        Returns:
+            How many ran when it began.
+        """
+        pids: list[int] = []
+        count = 0
+        with trio.CancelScope(deadline=by) as limit:
+            pids = await self.alive()
+            count = len(pids)
+            killed_from = min(trio.current_time() + _GRACE_S, by - _KILL_S)
+            asked: set[int] = set()
+            while pids:
+                if trio.current_time() < killed_from:
+                    # One that is stopped would never hear of it.
+                    self._send([pid for pid in pids if pid not in asked], signal.SIGTERM, signal.SIGCONT)
+                    asked.update(pids)
+                else:
+                    self._send(pids, signal.SIGKILL)
+                await trio.sleep(_LOOK_S)
+                pids = await self.alive()
+        if limit.cancelled_caught:
+            # A few milliseconds more, and without a thread: nobody gets away for want of time.
+            pids = self._look()
+            self._send(pids, signal.SIGKILL)
+            log.error("processes had to be killed without waiting for their end", pids=pids)
+        return max(count, len(pids))
+
+    def _send(self, pids: Iterable[int], *signals: int) -> None:
+        for pid in pids:
+            # A pid may have a new owner since we looked.
+            if _HAS_PROC and ((seen := _seen(pid)) is None or seen.born != self._known.get(pid)):
+                continue
+            for number in signals:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    if _HAS_PROC:
+                        os.kill(pid, number)
+                    else:
+                        os.killpg(pid, number)
+
+    def _look(self) -> list[int]:
+        if not _HAS_PROC:
+            try:
+                os.killpg(self._leader, 0)
+            except (ProcessLookupError, PermissionError):
+                return []
+            return [self._leader]
+        me, ours = os.getpid(), os.getsid(0)
+        with os.scandir("/proc") as entries:
+            pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+        table = {pid: seen for pid in pids if pid != me and (seen := _seen(pid))}
+        kin = {pid for pid, seen in table.items() if self._has_sign(seen)}
+        while more := {pid for pid, seen in table.items() if seen.parent in kin and pid not in kin}:
+            kin |= more
+        for pid in kin:
+            self._known[pid] = table[pid].born
+            if table[pid].session != ours:
+                self._sessions.add(table[pid].session)
+        for pid, seen in table.items():
+            # A child that we made ourselves is of our session or the first of its own: any other is an orphan.
+            is_orphan = pid in kin or seen.session not in {ours, pid}
+            if seen.is_dead and seen.parent == me and pid != self._leader and is_orphan:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+        return sorted(pid for pid in kin if not table[pid].is_dead)
+
+    def _has_sign(self, seen: _Seen) -> bool:
+        return (
+            seen.session in self._sessions
+            or self._known.get(seen.pid) == seen.born
+            or (not seen.is_dead and self._mark in _environment(seen.pid))
+        )
+
+
+def _seen(pid: int) -> _Seen | None:
+    try:
+        # The name of the program comes in brackets and may have any character, brackets too.
+        fields = Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    if len(fields) < 20:
+        return None
+    parent, session = int(fields[1]), int(fields[3])
+    return _Seen(pid, fields[0][0] in _DEAD, parent, session, int(fields[19]))
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path("/proc", str(pid), "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
