@@ -18,8 +18,8 @@ from typing import Any, Final, Literal
 
 import trio
 
+from atrio_agent.ask import Ask
 from atrio_agent.clock import now
-from atrio_agent.tools.base import Ask
 from atrio_protocol.errors import InvalidOption, PermissionNotFound
 from atrio_protocol.events import PermissionRequested, PermissionResolved
 from atrio_protocol.ids import new_id

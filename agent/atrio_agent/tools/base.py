@@ -10,16 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Protocol, dataclass_transform
+from typing import Any, Protocol, dataclass_transform
 
 import msgspec
 
+from atrio_agent.ask import Ask
 from atrio_protocol.content import ContentBlock, TextBlock
 from atrio_protocol.parts import Diff, Location, ToolKind
 
 __all__ = [
-    "Action",
-    "Ask",
     "FileSeen",
     "FileVersion",
     "Place",
@@ -39,26 +38,6 @@ class ToolFailed(Exception):
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class ToolInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """A tool's parameters. The schema that the model sees is made from it."""
-
-
-Action = Literal["read", "write", "execute", "fetch", "mcp"]
-"""What a permission is about. Grants hold for one session, tool, action and directory (or host, or server)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What somebody must allow before a call is done.
-
-    ``where`` is what a lasting grant covers beside the tool and the action: an
-    absolute directory, a host, a server. ``diffs`` show a change before it is made.
-    """
-
-    action: Action
-    title: str
-    where: str
-    detail: str | None = None
-    path: str | None = None
-    diffs: tuple[Diff, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

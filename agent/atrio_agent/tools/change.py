@@ -10,7 +10,8 @@ from typing import Annotated, Final
 
 import msgspec
 
-from atrio_agent.tools.base import Ask, Place, ToolFailed, ToolInput, ToolOutcome, description_of
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import Place, ToolFailed, ToolInput, ToolOutcome, description_of
 from atrio_agent.tools.confine import apparent_path
 from atrio_agent.tools.edits import Edit, apply_edits, rewritten
 from atrio_agent.tools.output import MAX_TITLE_CHARS, counted, shown

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from atrio_agent.tools.base import Ask, Place, ToolFailed
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import Place, ToolFailed
 from atrio_agent.tools.output import shown
 
 __all__ = [

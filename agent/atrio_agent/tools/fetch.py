@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import msgspec
 import trio
 
-from atrio_agent.tools.base import Ask, Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
 from atrio_agent.tools.markup import readable
 from atrio_agent.tools.output import MAX_TITLE_CHARS, shown
 from atrio_agent.tools.threads import in_files_thread

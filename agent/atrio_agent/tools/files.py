@@ -16,8 +16,8 @@ from typing import Annotated, Final
 import msgspec
 import trio
 
+from atrio_agent.ask import Ask
 from atrio_agent.tools.base import (
-    Ask,
     FileSeen,
     Place,
     ToolFailed,

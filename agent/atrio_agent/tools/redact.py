@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from atrio_agent.tools.base import Ask, ToolOutcome
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import ToolOutcome
 from atrio_protocol.content import ContentBlock, ResourceBlock, TextBlock
 from atrio_protocol.parts import Diff
 from atrio_protocol.struct import UNSET

@@ -21,7 +21,8 @@ from typing import IO, Annotated, Final
 import msgspec
 import trio
 
-from atrio_agent.tools.base import Ask, Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
 from atrio_agent.tools.confine import (
     Inside,
     LinkMet,

@@ -14,8 +14,9 @@ from typing import Annotated, Final
 import msgspec
 import trio
 
+from atrio_agent.ask import Ask
 from atrio_agent.lifetime import CLOSE_S
-from atrio_agent.tools.base import Ask, Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
+from atrio_agent.tools.base import Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
 from atrio_agent.tools.confine import Inside, LinkMet, apparent_path, classify, open_exactly
 from atrio_agent.tools.jobs import Job, Jobs
 from atrio_agent.tools.output import MAX_TITLE_CHARS, counted, shown

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import trio
 
+from atrio_agent.ask import Ask
 from atrio_agent.tools import replacing
-from atrio_agent.tools.base import Ask, FileVersion, Place, Tool, ToolFailed
+from atrio_agent.tools.base import FileVersion, Place, Tool, ToolFailed
 from atrio_agent.tools.change import EditFile, MultiEdit, Write
 from atrio_agent.tools.files import Read
 from atrio_agent.tools.registry import Tools

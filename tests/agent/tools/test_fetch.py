@@ -15,9 +15,10 @@ import trio
 from hypothesis import given as examples
 from hypothesis import strategies as st
 
+from atrio_agent.ask import Ask
 from atrio_agent.tools import fetch as fetch_module
 from atrio_agent.tools.addresses import is_odd_number, is_public
-from atrio_agent.tools.base import Ask, Place, ToolFailed, ToolOutcome
+from atrio_agent.tools.base import Place, ToolFailed, ToolOutcome
 from atrio_agent.tools.fetch import Fetch
 from atrio_agent.tools.markup import readable
 from atrio_agent.tools.registry import Tools

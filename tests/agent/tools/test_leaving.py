@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from atrio_agent.tools.base import Ask, FileSeen, Place, Tool, ToolFailed, ToolOutcome
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import FileSeen, Place, Tool, ToolFailed, ToolOutcome
 from atrio_agent.tools.files import Ls, Read
 from atrio_agent.tools.registry import Tools
 from atrio_agent.tools.search import Glob, Grep

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from atrio_agent.tools.base import Ask, ToolOutcome
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import ToolOutcome
 from atrio_agent.tools.redact import REDACTED, Redactor
 from atrio_protocol.content import TextBlock
 from atrio_protocol.parts import Diff

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from atrio_agent.tools.base import Ask, Place, ToolFailed, ToolOutcome
+from atrio_agent.ask import Ask
+from atrio_agent.tools.base import Place, ToolFailed, ToolOutcome
 from atrio_agent.tools.jobs import Jobs, JobsTool, open_jobs
 from atrio_agent.tools.programs import AllowList
 from atrio_agent.tools.registry import Tools
