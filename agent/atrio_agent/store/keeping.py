@@ -36,7 +36,7 @@ _PUT_CONTENT: Final = "INSERT OR IGNORE INTO contents (digest, data) VALUES (?, 
 
 _PUT_VERSION: Final = """
 INSERT INTO file_versions (session_id, run_id, tool_call_id, path, before, after, size, at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+SELECT session_id, ?, ?, ?, ?, ?, ?, ? FROM sessions WHERE session_id = ?
 """
 
 _OLD_VERSIONS: Final = """
@@ -68,17 +68,17 @@ _read_grant: Final = msgspec.json.Decoder(Grant).decode
 
 def put_file_version(connection: Connection, op: PutFileVersion) -> None:
     """Keep a version, and let go of the session's oldest ones that are too many."""
-    if not connection.execute("SELECT 1 FROM sessions WHERE session_id = ?", (op.session_id,)).fetchone():
-        return
     digests = (digest_of(op.before), digest_of(op.after))
+    size_bytes = len(op.before or b"") + len(op.after or b"")
+    row = (op.run_id, op.tool_call_id, op.path, *digests, size_bytes, op.at, op.session_id)
+    if not connection.execute(_PUT_VERSION, row).rowcount:
+        return
     for digest, content in zip(digests, (op.before, op.after), strict=True):
         if (
             content is not None
             and not connection.execute("SELECT 1 FROM contents WHERE digest = ?", (digest,)).fetchone()
         ):
             connection.execute(_PUT_CONTENT, (digest, zlib.compress(content)))
-    size_bytes = len(op.before or b"") + len(op.after or b"")
-    connection.execute(_PUT_VERSION, (op.session_id, op.run_id, op.tool_call_id, op.path, *digests, size_bytes, op.at))
     old = connection.execute(_OLD_VERSIONS, (op.session_id, MAX_VERSIONS, MAX_VERSIONS_BYTES)).fetchall()
     connection.executemany("DELETE FROM file_versions WHERE id = ?", [(version_id,) for version_id, _, _ in old])
     _drop_contents(connection, {digest for _, before, after in old for digest in (before, after)})
