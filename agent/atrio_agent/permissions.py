@@ -154,7 +154,8 @@ class Broker:
             return Decision(allowed=True, kind="allow_always", by=granted.by)
         pending = self._ask(question)
         if self._policy != "ask":
-            self._resolve(pending, PermissionOutcome(kind="policy"), None)
+            chosen = "allow_once" if self._policy == "allow" else "reject_once"
+            self._resolve(pending, PermissionOutcome(kind="policy", option_id=chosen), None)
             return Decision(allowed=self._policy == "allow", kind="policy")
         try:
             with trio.move_on_after(float("inf") if self._timeout_s is None else self._timeout_s):
