@@ -22,14 +22,23 @@ from atrio_agent.gates import Gates
 from atrio_agent.ground import Ground
 from atrio_agent.lifetime import Deadlines, Errand, Errands
 from atrio_agent.models.choose import Models
-from atrio_agent.profile import session_view
+from atrio_agent.profile import MAX_TITLE_CHARS, session_view
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
-from atrio_agent.store.base import DeleteSessions, Loaded, PutSession, SessionRow, Store, StoreFailed
+from atrio_agent.store.base import (
+    DeleteSessions,
+    ForkSession,
+    Loaded,
+    PutSession,
+    SessionRow,
+    Store,
+    StoreFailed,
+    WriteRefused,
+)
 from atrio_agent.streams import Rings, Stream
-from atrio_agent.titles import NEW_SESSION
+from atrio_agent.titles import NEW_SESSION, fork_title
 from atrio_agent.tools.registry import Tools
-from atrio_protocol.errors import SessionNotFound, StorageUnavailable, WorkspaceClosing
+from atrio_protocol.errors import MessageNotFound, SessionNotFound, StorageUnavailable, WorkspaceClosing
 from atrio_protocol.events import SessionCreated, SessionDeleted
 from atrio_protocol.ids import new_id
 from atrio_protocol.things import Session as SessionView
@@ -115,6 +124,37 @@ class Coordinator:
             updated_at=at,
         )
         return await self.ground.errands.do(lambda: self._make(row), name="new session")
+
+    def fork_soon(self, source: Session, message_id: str | None) -> Errand[Session]:
+        """Make a session that begins with what another one has said as of this step, up to a message or all of it.
+
+        What is still being said stays behind, and so do the source's runs,
+        grants and file versions. The errand fails with `MessageNotFound` or
+        `StorageUnavailable`, and there is no new session then.
+
+        Raises:
+            WorkspaceClosing: The workspace takes no new work.
+        """
+        if self.closing:
+            raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
+        at = now()
+        old = source.profile.row
+        context = Usage(context_tokens=old.usage.context_tokens, context_size=old.usage.context_size)
+        row = SessionRow(
+            session_id=new_id(self.ground.workspace_id, "s"),
+            title=fork_title(old.title, MAX_TITLE_CHARS),
+            title_is_final=old.title != NEW_SESSION,
+            model=old.model,
+            message_count=0,
+            usage=Usage() if message_id else context,
+            rev=1,
+            created_at=at,
+            updated_at=at,
+        )
+        below = source.scribe.complete_below
+        live = source.scribe.live(message_id) if message_id else None
+        known = None if live is None else live.order
+        return self.ground.errands.start(lambda: self._fork(row, source, below, message_id, known), name="fork session")
 
     def delete_soon(self, session: Session) -> Errand[None]:
         """Delete a session and its children: from now on its id is not found.
@@ -211,6 +251,31 @@ class Coordinator:
         except StoreFailed as exc:
             raise StorageUnavailable(f"The session cannot be stored: {exc}") from exc
         session = self._start(Loaded(row=row, runs=(), last_order=0, last_accept_seq=0))
+        self.ground.stream.publish(SessionCreated(session=session.profile.view()))
+        return session
+
+    async def _fork(
+        self, row: SessionRow, source: Session, below: int, message_id: str | None, through: int | None
+    ) -> Session:
+        store, source_id = self.ground.store, source.session_id
+        try:
+            if message_id and through is None:
+                found = await store.message(message_id)
+                if found is None or found.session_id != source_id:
+                    raise MessageNotFound(f"The session has no message {message_id!r}.", messageId=message_id)
+                through = found.order
+            fork = ForkSession(
+                row=row, source_id=source_id, below=below, through=through, workspace_id=self.ground.workspace_id
+            )
+            await store.write_soon(fork).wait()
+            loaded = await store.load(row.session_id)
+        except WriteRefused as exc:
+            raise _not_found(source_id) from exc
+        except StoreFailed as exc:
+            raise StorageUnavailable(f"The fork cannot be stored: {exc}") from exc
+        if loaded is None:
+            raise _not_found(row.session_id)
+        session = self._start(loaded)
         self.ground.stream.publish(SessionCreated(session=session.profile.view()))
         return session
 

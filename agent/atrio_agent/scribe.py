@@ -139,6 +139,12 @@ class Scribe:
         """Every message with a lower order is final, in the store and published."""
         return min([self.last_order + 1, *(message.order for message in (*self.tail, *self._drafts))])
 
+    @property
+    def complete_below(self) -> int:
+        """Every message with a lower order has said all that it will, or will lack its results here."""
+        growing = [message.order for message in self.tail if not message.completed]
+        return min([self.last_order + 1, *growing, *(message.order for message in self._drafts)])
+
     def forget_drafts(self, but: Collection[LiveMessage]) -> None:
         """Give up the drafts that nobody will announce any more: all but these."""
         self._drafts = {draft: None for draft in self._drafts if draft in but}

@@ -13,7 +13,7 @@ from atrio_agent.models.base import Model, ModelRequest, TextDelta, UserTurn
 from atrio_protocol.content import ContentBlock, TextBlock, prompt_text
 from atrio_protocol.errors import RunError
 
-__all__ = ["NEW_SESSION", "fallback_title", "make_title"]
+__all__ = ["NEW_SESSION", "fallback_title", "fork_title", "make_title"]
 
 NEW_SESSION: Final = "New session"
 MAX_CHARS: Final = 60
@@ -21,6 +21,8 @@ BUDGET_S: Final = 30.0
 """Seconds that a model may take for a title; after them the fallback stays."""
 
 PROMPT_CHARS: Final = 2_000
+
+_FORK: Final = " (fork)"
 
 _SYSTEM = (
     "Name the conversation that begins with the user's message: at most eight words, in the message's language, "
@@ -31,6 +33,11 @@ _SYSTEM = (
 def fallback_title(prompt: tuple[ContentBlock, ...]) -> str:
     """A title made from the first line of a prompt."""
     return _one_line(prompt_text(prompt)) or NEW_SESSION
+
+
+def fork_title(title: str, max_chars: int) -> str:
+    """What the fork of a session is called that is called ``title``."""
+    return title if title == NEW_SESSION else title[: max_chars - len(_FORK)].rstrip() + _FORK
 
 
 async def make_title(model: Model, *, session_id: str, run_id: str, prompt: tuple[ContentBlock, ...]) -> str | None:

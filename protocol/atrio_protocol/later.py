@@ -5,14 +5,13 @@ that lacks one answers `method_not_found` and does not announce its capability.
 A method moves to `atrio_protocol.methods` with the part that serves it.
 """
 
-from atrio_protocol.methods import Empty, Method, RunResult, SessionParams, SessionResult
+from atrio_protocol.methods import Empty, Method, RunResult, SessionParams
 from atrio_protocol.struct import UNSET, UnsetType, WireStruct
 from atrio_protocol.things import Permission, PermissionOutcome
 from atrio_protocol.who import Author
 
 __all__ = [
     "LATER_METHODS",
-    "ForkParams",
     "Grant",
     "PermissionGrantsResult",
     "PermissionListParams",
@@ -23,12 +22,6 @@ __all__ = [
     "ShellParams",
     "SummarizeParams",
 ]
-
-
-class ForkParams(SessionParams, kw_only=True):
-    """``message_id``: the last message of the fork; all of them when absent."""
-
-    message_id: str | None | UnsetType = UNSET
 
 
 class SummarizeParams(SessionParams, kw_only=True):
@@ -86,7 +79,6 @@ class PermissionRevokeParams(WireStruct, kw_only=True):
 LATER_METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("session/fork", ForkParams, SessionResult, "prompt"),
         Method("session/summarize", SummarizeParams, RunResult, "prompt"),
         Method("session/shell", ShellParams, RunResult, "prompt"),
         Method("permission/list", PermissionListParams, PermissionListResult, "observe"),

@@ -35,6 +35,7 @@ __all__ = [
     "ClearQueueResult",
     "ClientListResult",
     "Empty",
+    "ForkParams",
     "GatesParams",
     "GatesResult",
     "HoldParams",
@@ -248,6 +249,12 @@ class MessageResult(WireStruct, kw_only=True):
     message: Message
 
 
+class ForkParams(SessionParams, kw_only=True):
+    """``message_id``: the last message of the fork; all of them when absent."""
+
+    message_id: str | None | UnsetType = UNSET
+
+
 class SessionExportParams(SessionParams, kw_only=True):
     format: Literal["json", "markdown"]
 
@@ -429,6 +436,7 @@ METHODS: dict[str, Method] = {
         Method("session/list", SessionListParams, SessionListResult, "observe"),
         Method("session/get", SessionParams, SessionResult, "observe"),
         Method("session/rename", RenameParams, SessionResult, "prompt"),
+        Method("session/fork", ForkParams, SessionResult, "prompt"),
         Method("session/delete", SessionParams, Empty, "admin"),
         Method("session/messages", MessagesParams, MessagesResult, "observe"),
         Method("message/get", MessageGetParams, MessageResult, "observe"),

@@ -60,6 +60,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "session/list": workspaces.session_list,
     "session/get": sessions.session_get,
     "session/rename": sessions.session_rename,
+    "session/fork": sessions.session_fork,
     "session/delete": sessions.session_delete,
     "session/messages": sessions.session_messages,
     "message/get": sessions.message_get,

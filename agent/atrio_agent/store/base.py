@@ -26,6 +26,7 @@ __all__ = [
     "DeleteSessions",
     "DropGrant",
     "FileVersionRow",
+    "ForkSession",
     "Loaded",
     "MessagePage",
     "Op",
@@ -172,6 +173,22 @@ class DeleteSessions(Row, kw_only=True):
     session_ids: tuple[str, ...]
 
 
+class ForkSession(Row, kw_only=True):
+    """Insert a session with copies of another one's messages and todos; its ``message_count`` is what was copied.
+
+    Copied is what a model may have seen, with an order below ``below``, up to
+    ``through`` and the results of calls made there. Text appended to a message
+    is not: below ``below`` there must be none. ``workspace_id`` begins the ids
+    of the copies. The source must be there: else the call is refused.
+    """
+
+    row: SessionRow
+    source_id: str
+    below: int
+    through: int | None
+    workspace_id: str
+
+
 class PutFileVersion(Row, kw_only=True):
     """Keep what a file held before and after a change; None where it was not there. Old versions may have to go.
 
@@ -217,6 +234,7 @@ Op = (
     | PutTodos
     | PutGrant
     | DropGrant
+    | ForkSession
     | DeleteSessions
 )
 

@@ -21,6 +21,7 @@ from atrio_agent.store.versions import MAX_VERSIONS, MAX_VERSIONS_BYTES, digest_
 from atrio_protocol.things import Grant
 
 __all__ = [
+    "copy_todos",
     "delete_kept",
     "drop_grant",
     "find_content",
@@ -57,6 +58,11 @@ INSERT INTO todos (session_id, body) SELECT session_id, ? FROM sessions WHERE se
 ON CONFLICT (session_id) DO UPDATE SET body = excluded.body
 """
 
+_COPY_TODOS: Final = """
+INSERT OR REPLACE INTO todos (session_id, body)
+SELECT s.session_id, t.body FROM todos t JOIN sessions s ON s.session_id = ? WHERE t.session_id = ?
+"""
+
 _PUT_GRANT: Final = """
 INSERT INTO grants (grant_id, session_id, body) SELECT ?, session_id, ? FROM sessions WHERE session_id = ?
 ON CONFLICT (grant_id) DO UPDATE SET session_id = excluded.session_id, body = excluded.body
@@ -87,6 +93,11 @@ def put_file_version(connection: Connection, op: PutFileVersion) -> None:
 def put_todos(connection: Connection, op: PutTodos) -> None:
     """Replace a session's todos."""
     connection.execute(_PUT_TODOS, (msgspec.json.encode(op.todos).decode(), op.session_id))
+
+
+def copy_todos(connection: Connection, *, source_id: str, session_id: str) -> None:
+    """Give a session the todos of another one."""
+    connection.execute(_COPY_TODOS, (session_id, source_id))
 
 
 def put_grant(connection: Connection, op: PutGrant) -> None:

@@ -36,7 +36,6 @@ from atrio_agent.store.paging import (
     cut_page,
     read_cursor,
     stands_for_history,
-    was_started,
     write_cursor,
 )
 from atrio_agent.store.recovery import REV_STEP, Wreck, repair
@@ -197,7 +196,7 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         messages = self._disk.messages_of(session_id)
         start = max((message.order for message in messages if stands_for_history(message)), default=0)
-        return tuple(message for message in messages if message.order >= start and self._was_seen(message))
+        return tuple(message for message in messages if message.order >= start and self._disk.was_seen(message))
 
     async def run(self, run_id: str) -> Run | None:
         await trio.lowlevel.checkpoint()
@@ -244,12 +243,6 @@ class MemoryStore:
 
     def _row(self, kept: KeptSession) -> SessionRow:
         return _raised(kept, self._disk.generation)
-
-    def _was_seen(self, message: Message) -> bool:
-        kept = None if message.run_id is UNSET else self._disk.runs.get(message.run_id)
-        if kept is None or kept.run.state != "completed":
-            return True
-        return was_started(kept.run)
 
 
 def _raised(kept: KeptSession, generation: int) -> SessionRow:

@@ -22,6 +22,7 @@ from atrio_agent.store.base import (
     DeleteSessions,
     DropGrant,
     FileVersionRow,
+    ForkSession,
     Op,
     PutFileVersion,
     PutGrant,
@@ -36,7 +37,8 @@ from atrio_agent.store.base import (
     TodoRow,
     WriteRefused,
 )
-from atrio_agent.store.paging import grown_message
+from atrio_agent.store.copying import copies_of
+from atrio_agent.store.paging import grown_message, was_started
 from atrio_agent.store.search import searchable_text
 from atrio_agent.store.versions import MAX_VERSIONS, MAX_VERSIONS_BYTES, digest_of
 from atrio_agent.store.writer import Call
@@ -277,6 +279,8 @@ class MemoryDisk:
                 self._put(self.runs, run.run_id, old._replace(run=msgspec.structs.replace(run, prompt=UNSET)))
             case PutFileVersion() | PutTodos() | PutGrant() | DropGrant():
                 self._keep(op)
+            case ForkSession():
+                self._fork(op)
             case DeleteSessions(session_ids=session_ids):
                 for session_id in session_ids:
                     self._delete(session_id)
@@ -326,6 +330,24 @@ class MemoryDisk:
         if op.client_made:
             self._wanted[run.run_id] = run.session_id
         self._put(self.runs, run.run_id, KeptRun(run, op.digest, op.client_made))
+
+    def was_seen(self, message: Message) -> bool:
+        """Whether a model may have seen it: not what belongs to a run that ended before it started."""
+        kept = None if message.run_id is UNSET else self.runs.get(message.run_id)
+        return kept is None or kept.run.state != "completed" or was_started(kept.run)
+
+    def _fork(self, op: ForkSession) -> None:
+        if op.source_id not in self.sessions:
+            raise WriteRefused(f"Session {op.source_id} is not there.")
+        mine = [kept for kept in self.messages.values() if kept.message.session_id == op.source_id]
+        mine.sort(key=lambda kept: (kept.message.order, kept.serial))
+        below = (kept.message for kept in mine if kept.message.order < op.below and self.was_seen(kept.message))
+        copies = list(copies_of(below, op))
+        self._put_session(msgspec.structs.replace(op.row, message_count=len(copies)))
+        for message in copies:
+            self._put_message(PutMessage(message=message, final=True))
+        if op.row.session_id in self.sessions and op.source_id in self.todos:
+            self._put(self.todos, op.row.session_id, self.todos[op.source_id])
 
     def _put_file_version(self, op: PutFileVersion) -> None:
         if op.session_id not in self.sessions:

@@ -18,6 +18,7 @@ has been opened again: each one checks the generation it belongs to.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,6 +30,7 @@ from atrio_agent.store.base import (
     CompleteRun,
     DeleteSessions,
     DropGrant,
+    ForkSession,
     Op,
     PutFileVersion,
     PutGrant,
@@ -43,12 +45,13 @@ from atrio_agent.store.base import (
     WriteRefused,
 )
 from atrio_agent.store.connection import Connection, DatabaseError, roll_back, spoils_everything, store_failure
-from atrio_agent.store.keeping import delete_kept, drop_grant, put_file_version, put_grant, put_todos
+from atrio_agent.store.copying import copies_of
+from atrio_agent.store.keeping import copy_todos, delete_kept, drop_grant, put_file_version, put_grant, put_todos
 from atrio_agent.store.paging import stands_for_history, was_started
 from atrio_agent.store.search import searchable_text
 from atrio_agent.store.writer import Call
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Run
+from atrio_protocol.things import Message, Run
 
 __all__ = ["Tables"]
 
@@ -100,6 +103,12 @@ UPDATE runs SET state = 'completed', started = ?, body = ?, prompt = NULL
 WHERE run_id = ? AND state != 'completed'
 """
 
+_SEEN: Final = """
+SELECT m.body FROM messages m LEFT JOIN runs r ON r.run_id = m.run_id
+WHERE m.session_id = ? AND m.position < ? AND (r.run_id IS NULL OR r.state != 'completed' OR r.started = 1)
+ORDER BY m.position, m.id
+"""
+
 _DELETE_SESSION: Final = (
     "DELETE FROM sessions WHERE session_id = ?",
     "DELETE FROM messages WHERE session_id = ?",
@@ -108,6 +117,9 @@ _DELETE_SESSION: Final = (
     "DELETE FROM texts WHERE session_id = ?",
     "INSERT OR IGNORE INTO deleted (session_id) VALUES (?)",
 )
+
+
+_read_message: Final = msgspec.json.Decoder(Message).decode
 
 
 class _Claim(NamedTuple):
@@ -248,6 +260,16 @@ class Tables:
                 done = self._connection.execute(_COMPLETE_RUN, (was_started(run), body, run.run_id))
                 if done.rowcount == 0:
                     raise RunNotOpen(f"Run {run.run_id} is completed already, or gone.")
+            case PutFileVersion() | PutTodos() | PutGrant() | DropGrant():
+                self._keep(op)
+            case ForkSession():
+                self._fork(op)
+            case DeleteSessions(session_ids=session_ids):
+                for session_id in session_ids:
+                    self._delete_session(session_id, at, outcome)
+
+    def _keep(self, op: PutFileVersion | PutTodos | PutGrant | DropGrant) -> None:
+        match op:
             case PutFileVersion():
                 put_file_version(self._connection, op)
             case PutTodos():
@@ -256,9 +278,19 @@ class Tables:
                 put_grant(self._connection, op)
             case DropGrant(grant_id=grant_id):
                 drop_grant(self._connection, grant_id)
-            case DeleteSessions(session_ids=session_ids):
-                for session_id in session_ids:
-                    self._delete_session(session_id, at, outcome)
+
+    def _fork(self, op: ForkSession) -> None:
+        execute = self._connection.execute
+        if not execute("SELECT 1 FROM sessions WHERE session_id = ?", (op.source_id,)).fetchone():
+            raise WriteRefused(f"Session {op.source_id} is not there.")
+        self._put_session(PutSession(row=op.row))
+        count = 0
+        with closing(execute(_SEEN, (op.source_id, op.below))) as rows:
+            for copy in copies_of((_read_message(body) for (body,) in rows), op):
+                self._put_message(PutMessage(message=copy, final=True))
+                count += 1
+        execute("UPDATE sessions SET message_count = ? WHERE session_id = ?", (count, op.row.session_id))
+        copy_todos(self._connection, source_id=op.source_id, session_id=op.row.session_id)
 
     def _put_session(self, op: PutSession) -> None:
         row = op.row

@@ -51,7 +51,9 @@ async def initialize(server: Server, caller: Caller, params: InitializeParams) -
         protocol_version=PROTOCOL_VERSION,
         server_info=PeerInfo(name=NAME, version=VERSION),
         client_id=client_id,
-        capabilities=Capabilities(steer=Empty(), interrupt=Empty(), test_hooks=Empty() if server.test_hooks else UNSET),
+        capabilities=Capabilities(
+            steer=Empty(), interrupt=Empty(), fork=Empty(), test_hooks=Empty() if server.test_hooks else UNSET
+        ),
         limits=Limits(
             max_frame_bytes=MAX_FRAME_BYTES,
             max_prompt_bytes=MAX_PROMPT_BYTES,

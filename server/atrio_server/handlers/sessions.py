@@ -18,6 +18,7 @@ from atrio_protocol.methods import (
     AttachedStream,
     AttachParams,
     Empty,
+    ForkParams,
     MessageGetParams,
     MessageResult,
     MessagesParams,
@@ -43,6 +44,7 @@ __all__ = [
     "session_delete",
     "session_detach",
     "session_export",
+    "session_fork",
     "session_get",
     "session_messages",
     "session_new",
@@ -96,6 +98,21 @@ def _answer_when_stored(session: Session, change: Errand[None]) -> Later:
         with reading("session"):
             await change.wait()
         return SessionResult(session=session.profile.view())
+
+    return Later(wait)
+
+
+async def session_fork(server: Server, _caller: Caller, params: ForkParams) -> Later:
+    """Make a session that begins with what this one has said."""
+    workspace, session = await find_session(server, params)
+    if server.closing:
+        raise ServerClosing("The server is closing; connect again in a moment.")
+    fork = workspace.coordinator.fork_soon(session, given(params.message_id, "") or None)
+
+    async def wait() -> SessionResult:
+        with reading("session"):
+            made = await fork.wait()
+        return SessionResult(session=made.profile.view())
 
     return Later(wait)
 

@@ -22,6 +22,7 @@ from atrio_agent.store.base import (
     CompleteRun,
     DeleteSessions,
     DropGrant,
+    ForkSession,
     Op,
     PutFileVersion,
     PutGrant,
@@ -37,7 +38,7 @@ from atrio_agent.store.index import open_run_index
 from atrio_agent.store.memory_disk import MemoryDisk
 from atrio_agent.store.writer import coalesced
 from atrio_protocol.content import ImageBlock, TextBlock
-from atrio_protocol.ids import workspace_id_of
+from atrio_protocol.ids import workspace_id_for, workspace_id_of
 from atrio_protocol.parts import Part, ReasoningPart
 from atrio_protocol.struct import UNSET, UnsetType
 from atrio_protocol.things import Message, Run
@@ -163,6 +164,19 @@ operations: st.SearchStrategy[Op] = st.one_of(
     ),
     st.builds(lambda *given: PutGrant(grant=grant(*given)), st.sampled_from(GRANTS), session_ids, times),
     st.builds(DropGrant, grant_id=st.sampled_from(GRANTS)),
+    st.builds(
+        lambda numbers, below, through, updated_at: ForkSession(
+            row=session_row(SESSIONS[numbers[0]], title="fork", updated_at=updated_at),
+            source_id=SESSIONS[numbers[1]],
+            below=below,
+            through=through,
+            workspace_id=workspace_id_for("one"),
+        ),
+        st.permutations(range(len(SESSIONS))),
+        st.integers(1, 8),
+        st.none() | st.integers(0, 7),
+        times,
+    ),
     st.builds(DeleteSessions, session_ids=st.lists(session_ids, max_size=2).map(tuple)),
 )
 calls = st.lists(operations, min_size=1, max_size=3).map(tuple)
