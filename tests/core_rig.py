@@ -5,13 +5,14 @@ chosen commit, a bug in a piece of the agent, a deadline that passes.
 """
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import trio
 
+from atrio_agent.briefing import Briefer, Briefing, rules
 from atrio_agent.coordinator import Coordinator, open_coordinator
 from atrio_agent.gates import Gates
 from atrio_agent.models.base import Model
@@ -22,6 +23,7 @@ from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
 from atrio_agent.store.memory import MemoryDisk, MemoryStore, open_memory_store
 from atrio_agent.streams import Ended, Rings, Stream
+from atrio_agent.tools.base import Place
 from atrio_agent.tools.registry import Tools, read_only_tools
 from atrio_protocol.content import TextBlock
 from atrio_protocol.ids import workspace_id_for
@@ -29,7 +31,7 @@ from atrio_protocol.methods import Position
 from atrio_protocol.things import Delivery
 from atrio_protocol.who import Author
 
-__all__ = ["ALICE", "BOB", "Core", "events_of", "open_core", "terminals"]
+__all__ = ["ALICE", "BOB", "Core", "RulesAlone", "events_of", "open_core", "terminals"]
 
 Json = dict[str, Any]
 
@@ -47,6 +49,14 @@ class OneModel:
 
     def get(self, _model_id: str | None) -> Model:
         return self.model
+
+
+class RulesAlone(Briefer):
+    """Looks at nothing: that takes threads, which look idle to a clock that jumps."""
+
+    async def brief(self, place: Place, tools: Collection[str], before: Briefing | None) -> Briefing:
+        await trio.lowlevel.checkpoint()
+        return before or Briefing(f"{rules(tools)}\n\nWorkspace: {place.root}", None)
 
 
 class Core:
@@ -113,6 +123,7 @@ async def open_core(
                 rings=rings,
                 models=cast("Models", OneModel(model)),
                 tools=read_only_tools() if tools is None else tools,
+                briefer=RulesAlone(),
                 gates=gates,
                 on_activity=lambda: None,
                 viewers=lambda _session_id: 0,

@@ -6,29 +6,16 @@ follow their calls, user messages in a row are one, and nothing is empty. So a
 session is never poisoned by its past.
 """
 
-import platform
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from atrio_agent.models.base import AssistantTurn, ToolCall, ToolOutput, ToolResults, Turn, UserTurn
 from atrio_protocol.content import ContentBlock, TextBlock
 from atrio_protocol.parts import ReasoningPart, ToolCallPart, ToolResultPart
 from atrio_protocol.things import Message
 
-__all__ = ["newest_user_text", "system_prompt", "turns_of"]
+__all__ = ["newest_user_text", "turns_of"]
 
 _MISSING_RESULT = "This call has no result: it was cancelled or interrupted before it could finish."
-
-
-def system_prompt(root: Path, today: str) -> str:
-    """What every model is told first: who it is, where it is, how to behave."""
-    return (
-        "You are the coding agent of Atrio, at work in one directory, the workspace. "
-        "Use the tools to look before you answer; never guess what a file says. "
-        "Paths are relative to the workspace unless they begin with a slash. "
-        "Answer briefly and plainly, name files and lines, and say what you did not check.\n\n"
-        f"Workspace: {root}\nPlatform: {platform.system()}\nDate: {today[:10]}"
-    )
 
 
 def turns_of(messages: Iterable[Message]) -> tuple[Turn, ...]:

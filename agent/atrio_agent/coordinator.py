@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 import trio
 
+from atrio_agent.briefing import Briefer
 from atrio_agent.clock import now
 from atrio_agent.gates import Gates
 from atrio_agent.ground import Ground
@@ -354,6 +355,7 @@ async def open_coordinator(
     rings: Rings,
     models: Models,
     tools: Tools,
+    briefer: Briefer,
     gates: Gates,
     on_activity: Callable[[], None],
     viewers: Callable[[str], int],
@@ -373,6 +375,7 @@ async def open_coordinator(
             rings=rings,
             models=models,
             tools=tools,
+            briefer=briefer,
             gates=gates,
             errands=Errands(nursery),
             on_activity=on_activity,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from atrio_agent.briefing import Briefer
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Errands
 from atrio_agent.models.choose import Models
@@ -26,7 +27,7 @@ class Ground:
     ``stream`` is the workspace's. ``errands`` runs what outlives a request or a
     turn. ``on_activity`` is called, synchronously, whenever the number of runs
     that are not completed may have changed. ``viewers`` tells how many clients
-    look at a session. ``record_requests``: keep what the
+    look at a session. ``briefer`` says what models are told of the workspace. ``record_requests``: keep what the
     models were asked, for test hooks.
     """
 
@@ -37,6 +38,7 @@ class Ground:
     rings: Rings
     models: Models
     tools: Tools
+    briefer: Briefer
     gates: Gates
     errands: Errands
     on_activity: Callable[[], None]

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from atrio_agent.clock import now
-from atrio_agent.context import newest_user_text, system_prompt, turns_of
+from atrio_agent.context import newest_user_text, turns_of
 from atrio_agent.gates import HoldPoint
 from atrio_agent.messages import LiveMessage
 from atrio_agent.models.base import Model, ModelRequest, UsageReport
@@ -64,6 +64,10 @@ class TurnHost(Protocol):
         """What was said before this turn."""
         ...
 
+    async def briefing(self) -> str:
+        """What the model is told before everything else, the same for the whole turn."""
+        ...
+
     def so_far(self) -> tuple[Message, ...]:
         """What was said in this turn, its prompt and what was folded in included."""
         ...
@@ -106,6 +110,7 @@ async def run_turn(host: TurnHost) -> Outcome:
     """
     recent: deque[bytes] = deque(maxlen=SAME_CALL_WINDOW)
     history = await host.history()
+    system = await host.briefing()
     for step in range(MAX_TURN_REQUESTS):
         await host.in_order()
         host.fold()
@@ -115,7 +120,7 @@ async def run_turn(host: TurnHost) -> Outcome:
             run_id=host.run.run_id,
             purpose="turn",
             step=step,
-            system=system_prompt(host.place("").root, now()),
+            system=system,
             prompt=newest_user_text(said),
             turns=turns_of(said),
             tools=host.tools.specs,

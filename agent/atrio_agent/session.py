@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 import trio
 
+from atrio_agent.briefing import Briefing
 from atrio_agent.clock import now
 from atrio_agent.ending import Ending, ending_of
 from atrio_agent.gates import HoldPoint
@@ -52,6 +53,7 @@ class Session:
         self.session_id = loaded.row.session_id
         self.stream = Stream(ground.rings)
         self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
+        self.briefing: Briefing | None = None  # what the model was told last
         self.inbox = Inbox(loaded, workspace_id=ground.workspace_id, on_change=self._wake)
         self._unannounced: deque[LiveRun] = deque()
         self._endings: dict[LiveRun, Ending] = {}  # decided, and not published yet

@@ -42,6 +42,12 @@ class Turn:
         stored = await self._ground.store.history(self.run.session_id)
         return tuple(message for message in stored if message.order < self._first_order)
 
+    async def briefing(self) -> str:
+        """What the model is told before everything else, as things stand now."""
+        session = self._session
+        session.briefing = await self._ground.briefer.brief(self.place(""), self.tools.names, session.briefing)
+        return self.tools.redacted(session.briefing.text)
+
     def so_far(self) -> tuple[Message, ...]:
         """What was said in this turn. A prompt that was cancelled in the queue meanwhile is not part of it."""
         mine = {self.run.run_id, *(folded.run_id for folded in self.run.folded)}

@@ -20,6 +20,7 @@ from typing import Final, Literal
 import structlog
 import trio
 
+from atrio_agent.briefing import Briefer
 from atrio_agent.coordinator import Coordinator, open_coordinator
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Deadlines
@@ -51,6 +52,8 @@ class Means:
     detach_grace_s: float
     keep_alive: Literal["runs", "clients"]
     record_requests: bool
+    briefer: Callable[[], Briefer] = Briefer
+    """Makes what says to a workspace's models where they are."""
 
 
 class Workspace:
@@ -213,6 +216,7 @@ class Workspace:
             rings=self._means.rings,
             models=self._means.models,
             tools=self._means.tools,
+            briefer=self._means.briefer(),
             gates=self._means.gates,
             on_activity=self._wake,
             viewers=self.presence.viewers,

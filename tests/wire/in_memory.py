@@ -33,6 +33,7 @@ from atrio_server.socket import serve_connection
 from atrio_server.web_socket import open_web_socket
 from atrio_server.workspace import Means, Workspace
 from atrio_server.workspaces import Workspaces
+from core_rig import RulesAlone
 from socket_rig import MemoryTransport, Peer
 
 __all__ = ["InMemory", "open_in_memory"]
@@ -74,6 +75,7 @@ class InMemory:
             detach_grace_s=10.0,
             keep_alive="runs",
             record_requests=True,
+            briefer=RulesAlone,
         )
         self.workspaces = Workspaces(means, nursery=nursery, index=self._index, allowed=(), open_store=self._open_store)
         self.server = Server(

@@ -6,11 +6,8 @@ What may be opened at all is decided in `confine`, not here.
 """
 
 import codecs
-import heapq
 import io
 import os
-from collections import defaultdict
-from collections.abc import Iterator
 from typing import Annotated, Final
 
 import msgspec
@@ -27,11 +24,11 @@ from atrio_agent.tools.base import (
     text_outcome,
 )
 from atrio_agent.tools.confine import Opened, apparent_path, ask_to_read, open_beneath
-from atrio_agent.tools.ignore import Entry, View
 from atrio_agent.tools.images import MAX_IMAGE_BYTES, image_outcome, image_type
 from atrio_agent.tools.output import MAX_TITLE_CHARS, bounded, counted, cut_line, shown, shown_path
 from atrio_agent.tools.sight import see
 from atrio_agent.tools.threads import in_files_thread
+from atrio_agent.tools.tree import tree_of
 from atrio_protocol.parts import Location, ToolKind
 from atrio_protocol.struct import UNSET
 
@@ -248,62 +245,13 @@ def _list(given: LsInput, place: Place) -> ToolOutcome:
     with open_beneath(path, place) as opened:
         if not opened.is_dir:
             raise ToolFailed(f"'{shown(path)}' is a file. Read it with read.")
-        view = View(opened, place.closed)
-        in_each: defaultdict[tuple[str, ...], int] = defaultdict(int)
-        kept = heapq.nsmallest(_MAX_ENTRIES, _ranked(view, given.depth or _DEFAULT_DEPTH, in_each))
+        tree = tree_of(opened, place.closed, depth=given.depth or _DEFAULT_DEPTH, max_entries=_MAX_ENTRIES)
     name = shown_path(opened.at.resolved, place.root)
-    if not kept:
+    if not tree.lines:
         return text_outcome(f"{name}/ is empty, or all in it is ignored.")
-    lines = [f"{name}/", *_tree([entry for _, _, entry in kept], in_each)]
-    left_out = sum(in_each.values()) - len(kept)
-    if left_out:
-        more = "at least " if view.was_cut else ""
-        lines.append(f"[{more}{counted(left_out, 'entry', 'entries')} left out. List a directory further down.]")
+    lines = [f"{name}/", *tree.lines]
+    if tree.left_out:
+        more = "at least " if tree.was_cut else ""
+        lines.append(f"[{more}{counted(tree.left_out, 'entry', 'entries')} left out. List a directory further down.]")
     text, cut_chars = bounded("\n".join(lines))
-    return text_outcome(text, truncated=bool(left_out or cut_chars))
-
-
-def _ranked(view: View, depth: int, in_each: dict[tuple[str, ...], int]) -> Iterator[tuple[int, int, Entry]]:
-    """Every entry with what decides whether it is shown; and count how many there are in each directory.
-
-    The upper levels come first, and of each directory its first entries, so
-    that no large one pushes out its neighbours.
-    """
-    for entry in view.walk(max_depth=depth):
-        parent = entry.parts[:-1]
-        yield len(parent), in_each[parent], entry
-        in_each[parent] += 1
-
-
-def _tree(kept: list[Entry], in_each: dict[tuple[str, ...], int]) -> list[str]:
-    """The kept entries, indented; each directory says how many of its own are missing."""
-    beneath: defaultdict[tuple[str, ...], list[Entry]] = defaultdict(list)
-    for entry in kept:
-        beneath[entry.parts[:-1]].append(entry)
-
-    def show(parts: tuple[str, ...]) -> None:
-        indent = "  " * (len(parts) + 1)
-        for entry in beneath[parts]:
-            lines.append(f"{indent}{_label(entry)}")
-            if entry.kind == "dir":
-                show(entry.parts)
-        missing = in_each.get(parts, 0) - len(beneath[parts])
-        if missing:
-            lines.append(f"{indent}… {missing:,} more")
-
-    lines: list[str] = []
-    show(())
-    return lines
-
-
-def _label(entry: Entry) -> str:
-    name = shown(entry.parts[-1])
-    match entry.kind:
-        case "dir":
-            return f"{name}/"
-        case "link":
-            return f"{name} -> {shown(entry.target)}"
-        case "other":
-            return f"{name} (not a file)"
-        case "file":
-            return name
+    return text_outcome(text, truncated=bool(tree.left_out or cut_chars))

@@ -22,7 +22,7 @@ from atrio_agent.tools.commands import plain_commands
 from atrio_agent.tools.confine import Inside, classify, closed_beneath
 from atrio_agent.tools.process import SHELLS
 
-__all__ = ["CAREFUL_GIT", "AllowList", "AllowListMalformed"]
+__all__ = ["CAREFUL_GIT", "AllowList", "AllowListMalformed", "is_plain_git"]
 
 CAREFUL_GIT: Final = {
     "GIT_OPTIONAL_LOCKS": "0",
@@ -303,11 +303,12 @@ def _is_plain_repository(directory: Path, place: Place) -> bool:
         if (base / ".git").is_symlink() or (base / ".git").is_file():
             return False
         if (base / ".git").is_dir():
-            return _is_plain_git(base / ".git")
+            return is_plain_git(base / ".git")
     return False
 
 
-def _is_plain_git(git: Path) -> bool:
+def is_plain_git(git: Path) -> bool:
+    """Whether nothing in a ``.git`` directory lets git start a program or look elsewhere. Blocks."""
     odd = ("modules", "config.worktree", "commondir", "info/attributes", "objects/info/alternates")
     if any((git / name).exists() or (git / name).is_symlink() for name in odd) or any(git.glob("sharedindex.*")):
         return False

@@ -74,6 +74,10 @@ class Tools:
         given = self.validate(name, raw)
         return self._redactor.outcome(await self.get(name).run(given, place))
 
+    def redacted(self, text: str) -> str:
+        """A text that no tool made, without the server's secrets."""
+        return self._redactor.text(text)
+
     def kind(self, name: str) -> ToolKind:
         """What sort of tool a name stands for; ``other`` when there is none of it."""
         tool = self._tools.get(name)
