@@ -14,12 +14,14 @@ import structlog
 from atrio_agent.clock import now
 from atrio_agent.ground import Ground
 from atrio_agent.lifetime import Errand
-from atrio_agent.models.base import Model
+from atrio_agent.models.base import Model, UsageReport
+from atrio_agent.models.catalog import cost_of
 from atrio_agent.store.base import Op, PutSession, SessionRow, StoreFailed
 from atrio_agent.streams import Stream
 from atrio_agent.titles import NEW_SESSION, fallback_title, make_title
 from atrio_agent.usage import usage_with
 from atrio_protocol.content import ContentBlock
+from atrio_protocol.errors import WireError
 from atrio_protocol.events import SessionUpdated
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Run, Session, SessionState, Usage
@@ -155,13 +157,35 @@ class Profile:
 
     async def _make_title(self, prompt: tuple[ContentBlock, ...], model: Model) -> None:
         try:
-            title = await make_title(model, session_id=self.row.session_id, run_id="", prompt=prompt)
+            small = self._ground.models.small(model)
+            models = (model,) if small.model_id == model.model_id else (small, model)
+            title = await make_title(
+                models, session_id=self.row.session_id, run_id="", prompt=prompt, used=self._count_aside
+            )
+        except WireError as exc:
+            log.warning("no small model", session=self.row.session_id, reason=exc.message)
+            return
         except Exception:  # a bug must not reach the nursery, which is that of every session
             log.exception("no title", session=self.row.session_id)
             return
         if title is not None and not self.row.title_is_final:
             self._change(title=title, title_is_final=True)
             self.refresh()
+
+    def _count_aside(self, model: Model, report: UsageReport) -> None:
+        """Count what was used beside the conversation: it costs as well, and takes no room in the context."""
+        before = self.row.usage
+        counted = Usage(
+            input_tokens=report.input_tokens,
+            output_tokens=report.output_tokens,
+            cost=cost_of(model.model_id, report) or UNSET,
+        )
+        total = usage_with(before, counted)
+        kept = msgspec.structs.replace(
+            total, context_tokens=before.context_tokens, context_size=before.context_size, estimated=before.estimated
+        )
+        self._change(usage=kept)
+        self.refresh()
 
     def _change(self, **fields: object) -> None:
         self.row = msgspec.structs.replace(self.row, **fields)

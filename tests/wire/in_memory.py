@@ -54,6 +54,9 @@ class OneModel:
             raise ModelNotFound(f"There is no model {model_id}.")
         return self._model
 
+    def small(self, model: ScriptedModel) -> ScriptedModel:
+        return model
+
 
 class InMemory:
     """The server. Made by `open_in_memory`."""

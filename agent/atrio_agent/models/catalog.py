@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_OPENAI",
     "DEFAULT_OPENROUTER",
     "OPENAI_MODELS",
+    "SMALL_MODELS",
     "Known",
     "Price",
     "cost_of",
@@ -93,6 +94,9 @@ ANTHROPIC_MODELS: Final[dict[str, Known]] = {
 DEFAULT_OPENAI: Final = "gpt-6-sol"
 DEFAULT_ANTHROPIC: Final = "claude-sonnet-5-5"
 DEFAULT_OPENROUTER: Final = "openrouter/auto"
+
+SMALL_MODELS: Final = {"openai": "gpt-6-luna", "anthropic": "claude-haiku-5-5"}
+"""Of each maker the cheapest, for what takes no thought."""
 
 _TABLES: Final = {"openai": OPENAI_MODELS, "anthropic": ANTHROPIC_MODELS}
 _DATE: Final = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")

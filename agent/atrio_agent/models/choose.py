@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from atrio_agent.gates import Gates
 from atrio_agent.models.base import Model
-from atrio_agent.models.catalog import ANTHROPIC_MODELS, OPENAI_MODELS
+from atrio_agent.models.catalog import ANTHROPIC_MODELS, OPENAI_MODELS, SMALL_MODELS
 from atrio_agent.models.demo import DemoModel
 from atrio_agent.models.local import LocalServers
 from atrio_agent.models.offers import Offer, offers_in
@@ -62,12 +62,14 @@ class Models:
         looks_around: bool,
         gates: Gates,
         allow_scripts: bool,
+        small: str | None = None,
     ) -> None:
         self._offers = {offer.provider: offer for offer in offers}
         self._local = local
         self._looks_around = looks_around
         self._gates = gates
         self._allow_scripts = allow_scripts
+        self._small = small
         self._demo = DemoModel()
         self._added: dict[str, Model] = {}
         self._scripts: OrderedDict[str, tuple[_Stamp, ScriptedModel]] = OrderedDict()
@@ -107,6 +109,22 @@ class Models:
             except ModelNotFound as exc:
                 raise AgentNotInitialized(exc.message) from exc
         return self._find(model_id)
+
+    def small(self, model: Model) -> Model:
+        """The model for what takes no thought, such as titles, in a session of this one.
+
+        The one that was named for it; else the maker's cheapest, where the maker itself is asked; else the same one.
+
+        Raises:
+            ModelNotFound, AgentNotInitialized: One was named and cannot be used.
+        """
+        if self._small is not None:
+            return self._find(self._small)
+        offer, name = self._offers.get(model.provider), SMALL_MODELS.get(model.provider)
+        # An address of somebody else, or a model that a harness made, has no sibling that we know of.
+        if model.model_id in self._added or offer is None or name is None or name not in offer.listed:
+            return model
+        return offer.make(name)
 
     def add(self, model: Model) -> None:
         """Make a model known by its id, ahead of all others: for harnesses that build theirs in Python."""
@@ -203,7 +221,12 @@ class Models:
 
 @asynccontextmanager
 async def open_models(
-    environ: Mapping[str, str], *, default: str | None, gates: Gates, allow_scripts: bool = False
+    environ: Mapping[str, str],
+    *,
+    default: str | None,
+    gates: Gates,
+    allow_scripts: bool = False,
+    small: str | None = None,
 ) -> AsyncGenerator[Models]:
     """Own the models of a server. Nothing is loaded and nobody is asked before the first request or `Models.search`.
 
@@ -212,6 +235,7 @@ async def open_models(
         default: The model that was named, by whatever means.
         gates: Where scripts wait.
         allow_scripts: Whether clients may name scripts, and not only ``default``.
+        small: The model for titles that was named; None for what `Models.small` finds.
     """
     models = Models(
         default=default,
@@ -220,6 +244,7 @@ async def open_models(
         looks_around=environ.get(LOCAL_MODELS, "").strip() != "0",
         gates=gates,
         allow_scripts=allow_scripts,
+        small=small,
     )
     try:
         yield models

@@ -285,3 +285,28 @@ async def test_the_chosen_model_is_asked_at_the_address_of_the_environment(mock:
         assert text_of(await ask(models.get(None), request("hello"), most_s=30)) == "hello"
 
     assert mock.requests[0].headers["authorization"] == "Bearer sk-secret-key"
+
+
+@pytest.mark.parametrize(
+    ("environ", "name", "small"),
+    [
+        (KEY, "openai/gpt-6-astra", "openai/gpt-6-luna"),
+        (KEY | CLAUDE_KEY, "anthropic/claude-opus-5", "anthropic/claude-haiku-5-5"),
+        (ROUTER_KEY, "openrouter/a/b", "openrouter/a/b"),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "openai/mine", "openai/mine"),
+        ({}, "demo", "demo"),
+    ],
+)
+async def test_the_small_model_is_the_makers_own_cheapest_or_the_same(
+    environ: dict[str, str], name: str, small: str
+) -> None:
+    models = await models_for(environ)
+    assert models.small(models.get(name)).model_id == small
+
+
+async def test_a_small_model_that_was_named_is_taken_and_one_that_cannot_be_used_is_an_error() -> None:
+    async with open_models(KEY, default=None, gates=Gates(), small="demo") as models:
+        assert models.small(models.get(None)).model_id == "demo"
+    async with open_models(KEY, default=None, gates=Gates(), small="anthropic/claude-haiku-5-5") as models:
+        with pytest.raises(AgentNotInitialized):
+            models.small(models.get(None))
