@@ -20,7 +20,7 @@ from atrio_protocol.limits import (
     PAGE_LIMIT_MAX,
 )
 from atrio_protocol.struct import UNSET, Positive, UnsetType, Whole, WireStruct
-from atrio_protocol.things import Client, Delivery, Message, Permission, Run, Session, Todo, Workspace
+from atrio_protocol.things import Client, Delivery, McpState, Message, Permission, Run, Session, Todo, Workspace
 
 __all__ = [
     "METHODS",
@@ -189,7 +189,10 @@ class WorkspaceParams(WireStruct, kw_only=True):
 
 
 class WorkspaceResult(WireStruct, kw_only=True):
+    """``mcp``: the workspace's MCP servers, where any are configured."""
+
     workspace: Workspace
+    mcp: tuple[McpState, ...] | UnsetType = UNSET
 
 
 class WorkspaceListResult(WireStruct, kw_only=True):

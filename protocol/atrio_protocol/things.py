@@ -20,6 +20,7 @@ __all__ = [
     "Delivery",
     "FinishReason",
     "Grant",
+    "McpState",
     "Message",
     "MessageFinish",
     "Permission",
@@ -52,6 +53,16 @@ class Workspace(WireStruct, kw_only=True):
     state: Literal["open", "closing"]
     created_at: str
     clients: int
+
+
+class McpState(WireStruct, kw_only=True):
+    """How an MCP server of a workspace is. ``tools``: how many it offers; ``detail``: what is wrong, for people."""
+
+    name: str
+    transport: Literal["stdio", "http"]
+    state: Literal["starting", "ready", "failed", "stopped", "disabled"]
+    tools: int
+    detail: str | UnsetType = UNSET
 
 
 class Cost(WireStruct, kw_only=True):

@@ -22,6 +22,8 @@ __all__ = [
     "FileSeen",
     "FileVersion",
     "Place",
+    "RawInput",
+    "RawTool",
     "Tool",
     "ToolFailed",
     "ToolInput",
@@ -38,6 +40,12 @@ class ToolFailed(Exception):
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class ToolInput(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """A tool's parameters. The schema that the model sees is made from it."""
+
+
+class RawInput(ToolInput):
+    """What the model sent, as it is: for a tool whose parameters are not ours to know."""
+
+    raw: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,3 +146,9 @@ class Tool(Protocol):
             ToolFailed: It cannot be done as asked; nothing was changed.
         """
         ...
+
+
+class RawTool(Tool, Protocol):
+    """A tool that brings its own JSON Schema, of an object. Its ``input_type`` is `RawInput`."""
+
+    schema: dict[str, Any]

@@ -3,14 +3,17 @@
 What a model sends is untrusted and often nearly right: numbers as text are
 taken as numbers, null as left out, and every refusal is a sentence that names
 the parameter, for the model to do better. Running a tool is the loop's work.
+
+Tools may come and go while a set is in use (those of MCP servers do). One that
+comes never takes the name of one that is there.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import msgspec
 
-from atrio_agent.tools.base import Place, Tool, ToolFailed, ToolInput, ToolOutcome
+from atrio_agent.tools.base import Place, RawInput, RawTool, Tool, ToolFailed, ToolInput, ToolOutcome
 from atrio_agent.tools.files import Ls, Read
 from atrio_agent.tools.output import shown
 from atrio_agent.tools.redact import Redactor
@@ -29,28 +32,41 @@ class Tools:
     Args:
         tools: In the order in which the model is told of them. No two have the same name.
         redactor: Takes the server's own secrets out of what they give back.
+        more: Asked for further tools whenever the set is looked at; the same tuple
+            as long as nothing has changed. One whose name is taken is left out.
     """
 
-    def __init__(self, tools: Iterable[Tool], *, redactor: Redactor | None = None) -> None:
+    def __init__(
+        self,
+        tools: Iterable[Tool],
+        *,
+        redactor: Redactor | None = None,
+        more: Callable[[], tuple[Tool, ...]] = lambda: (),
+    ) -> None:
         self._redactor = redactor or Redactor()
-        self._tools: dict[str, Tool] = {}
+        self._always: dict[str, Tool] = {}
         for tool in tools:
-            if tool.name in self._tools:
+            if tool.name in self._always:
                 raise ValueError(f"two tools are named {tool.name}")
-            self._tools[tool.name] = tool
-        self._specs = tuple(
-            ToolSpec(name=tool.name, description=tool.description, schema=_schema_of(tool.input_type))
-            for tool in self._tools.values()
-        )
+            self._always[tool.name] = tool
+        self._always_specs = tuple(_spec_of(tool) for tool in self._always.values())
+        self._more = more
+        self._had: tuple[Tool, ...] = ()
+        self._all, self._specs = self._always, self._always_specs
+
+    def with_more(self, more: Callable[[], tuple[Tool, ...]]) -> "Tools":
+        """These tools, and those that ``more`` gives whenever it is asked."""
+        return Tools(self._always.values(), redactor=self._redactor, more=more)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names, in order."""
-        return tuple(self._tools)
+        return tuple(self._now())
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
         """What the model is told."""
+        self._now()
         return self._specs
 
     def get(self, name: str) -> Tool:
@@ -59,10 +75,10 @@ class Tools:
         Raises:
             ToolFailed: There is none. The message lists those that there are.
         """
-        tool = self._tools.get(name)
+        tool = self._now().get(name)
         if tool is None:
             asked = shown(name, max_chars=_MAX_SHOWN_CHARS)
-            raise ToolFailed(f"There is no tool '{asked}'. There are: {', '.join(self._tools)}.")
+            raise ToolFailed(f"There is no tool '{asked}'. There are: {', '.join(self._now())}.")
         return tool
 
     async def run(self, name: str, raw: dict[str, Any], place: Place) -> ToolOutcome:
@@ -80,7 +96,7 @@ class Tools:
 
     def kind(self, name: str) -> ToolKind:
         """What sort of tool a name stands for; ``other`` when there is none of it."""
-        tool = self._tools.get(name)
+        tool = self._now().get(name)
         return "other" if tool is None else tool.kind
 
     def title(self, name: str, raw: dict[str, Any]) -> str:
@@ -104,6 +120,8 @@ class Tools:
             ToolFailed: There is no such tool, or a parameter does not fit. Nothing was done.
         """
         tool = self.get(name)
+        if tool.input_type is RawInput:
+            return _raw_input(cast("RawTool", tool), raw)
         known = msgspec.structs.fields(tool.input_type)
         takes = ", ".join(field.encode_name if field.required else f"{field.encode_name} (optional)" for field in known)
         for parameter, value in raw.items():
@@ -114,10 +132,39 @@ class Tools:
         except msgspec.ValidationError as exc:
             raise ToolFailed(f"The input of {name} does not fit: {exc}. It takes: {takes}.") from exc
 
+    def _now(self) -> dict[str, Tool]:
+        """The tools that there are at this moment."""
+        more = self._more()
+        if more is not self._had:
+            self._had = more
+            added: dict[str, Tool] = {}
+            for tool in more:
+                if tool.name not in self._always:
+                    added.setdefault(tool.name, tool)
+            self._all = self._always | added
+            self._specs = (*self._always_specs, *(_spec_of(tool) for tool in added.values()))
+        return self._all
+
 
 def read_only_tools(redactor: Redactor | None = None) -> Tools:
     """The tools that change nothing: read, ls, glob, grep."""
     return Tools([Read(), Ls(), Glob(), Grep()], redactor=redactor)
+
+
+def _raw_input(tool: RawTool, raw: dict[str, Any]) -> RawInput:
+    """Look only at what has to be there: the rest is judged by who made the schema."""
+    for parameter, value in raw.items():
+        _check_text(tool.name, parameter, value)
+    required: list[Any] = tool.schema.get("required") or []
+    missing = [str(parameter) for parameter in required if parameter not in raw]
+    if missing:
+        raise ToolFailed(f"The input of {tool.name} does not fit: it needs {', '.join(missing)}.")
+    return RawInput(raw=raw)
+
+
+def _spec_of(tool: Tool) -> ToolSpec:
+    schema = cast("RawTool", tool).schema if tool.input_type is RawInput else _schema_of(tool.input_type)
+    return ToolSpec(name=tool.name, description=tool.description, schema=schema)
 
 
 def _check_text(name: str, parameter: str, value: object) -> None:
