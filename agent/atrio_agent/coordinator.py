@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 import trio
@@ -40,7 +40,7 @@ from atrio_agent.streams import Rings, Stream
 from atrio_agent.titles import NEW_SESSION, fork_title
 from atrio_agent.tools.registry import Tools
 from atrio_protocol.errors import MessageNotFound, SessionNotFound, StorageUnavailable, WorkspaceClosing
-from atrio_protocol.events import SessionCreated, SessionDeleted
+from atrio_protocol.events import Notice, SessionCreated, SessionDeleted
 from atrio_protocol.ids import new_id
 from atrio_protocol.things import Session as SessionView
 from atrio_protocol.things import Usage
@@ -85,6 +85,11 @@ class Coordinator:
     def sessions(self) -> list[Session]:
         """All sessions in memory."""
         return [held.session for held in self._held.values()]
+
+    def notify(self, severity: Literal["info", "warning", "error"], title: str, detail: str) -> None:
+        """Tell those who watch any session of the workspace."""
+        for session in self.sessions():
+            session.stream.publish(Notice(severity=severity, title=title, detail=detail))
 
     async def session(self, session_id: str) -> Session:
         """Find a session, loading it if need be.

@@ -24,11 +24,15 @@ from atrio_agent.briefing import Briefer
 from atrio_agent.coordinator import Coordinator, open_coordinator
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Deadlines
+from atrio_agent.mcp.keeper import Severity
+from atrio_agent.mcp.server import McpServer
+from atrio_agent.mcp.servers import Mcp, open_mcp
 from atrio_agent.models.choose import Models
 from atrio_agent.store.base import Store
 from atrio_agent.streams import Rings, Stream
 from atrio_agent.tools.registry import Tools
 from atrio_protocol.events import WorkspaceClosingEvent
+from atrio_protocol.things import McpState
 from atrio_protocol.things import Workspace as WorkspaceView
 from atrio_server.calls import Caller, Key
 from atrio_server.presence import Presence
@@ -54,6 +58,8 @@ class Means:
     record_requests: bool
     briefer: Callable[[], Briefer] = Briefer
     """Makes what says to a workspace's models where they are."""
+    mcp_servers: Callable[[Path], tuple[McpServer, ...]] = lambda _root: ()
+    """The MCP servers of the workspace in a directory, by different names. It raises nothing and does not block."""
 
 
 class Workspace:
@@ -74,6 +80,7 @@ class Workspace:
         self.closed = trio.Event()
         self.failed: Exception | None = None
         self._coordinator: Coordinator | None = None
+        self._mcp: Mcp | None = None
         self._store: Store | None = None
         self._held_until = math.inf  # while it opens
         self._born_held = True
@@ -105,6 +112,10 @@ class Workspace:
             created_at=self.created_at,
             clients=len(self.presence),
         )
+
+    def mcp_states(self) -> tuple[McpState, ...]:
+        """How its MCP servers are."""
+        return () if self._mcp is None else self._mcp.states()
 
     # Who needs it.
 
@@ -208,6 +219,11 @@ class Workspace:
                 self.failed = exc
 
     async def _serve_sessions(self, store: Store) -> None:
+        servers = self._means.mcp_servers(self.path)
+        async with open_mcp(servers, root=self.path, notify=self._notify) as self._mcp:
+            await self._serve_with(store, self._mcp)
+
+    async def _serve_with(self, store: Store, mcp: Mcp) -> None:
         async with open_coordinator(
             workspace_id=self.workspace_id,
             root=self.path,
@@ -215,7 +231,7 @@ class Workspace:
             stream=self.stream,
             rings=self._means.rings,
             models=self._means.models,
-            tools=self._means.tools,
+            tools=self._means.tools.with_more(mcp.tools),
             briefer=self._means.briefer(),
             gates=self._means.gates,
             on_activity=self._wake,
@@ -232,9 +248,14 @@ class Workspace:
             self._refuse()
             log.info("workspace closing", workspace=self.workspace_id, reason=reason)
             self.stream.publish(WorkspaceClosingEvent(reason=reason))
+            mcp.close(by=deadlines.processes_at)
             await coordinator.quiesce(deadlines)
             store.set_close_deadline(deadlines.saves_at)
             self._end()
+
+    def _notify(self, severity: Severity, title: str, detail: str) -> None:
+        if self._coordinator is not None:
+            self._coordinator.notify(severity, title, detail)
 
     def _end(self) -> None:
         """End the streams. Who comes from now on, while the store still closes, waits for a fresh workspace."""

@@ -108,7 +108,8 @@ async def workspace_list(server: Server, _caller: Caller, _params: NoParams) -> 
 
 async def workspace_get(server: Server, _caller: Caller, params: WorkspaceParams) -> WorkspaceResult:
     """One open workspace."""
-    return WorkspaceResult(workspace=server.workspaces.get(params.workspace_id).view())
+    workspace = server.workspaces.get(params.workspace_id)
+    return WorkspaceResult(workspace=workspace.view(), mcp=workspace.mcp_states() or UNSET)
 
 
 async def session_list(server: Server, _caller: Caller, params: SessionListParams) -> Later:
