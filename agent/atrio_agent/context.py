@@ -14,12 +14,15 @@ from typing import Final
 import msgspec
 
 from atrio_agent.models.base import AssistantTurn, ToolCall, ToolOutput, ToolResults, Turn, UserTurn
+from atrio_agent.store.paging import stands_for_history
+from atrio_agent.store.search import message_text
 from atrio_protocol.content import ContentBlock, TextBlock
 from atrio_protocol.parts import ReasoningPart, ToolCallPart, ToolResultPart
 from atrio_protocol.things import Message
 
 __all__ = ["newest_user_text", "turns_of"]
 
+_SUMMARY: Final = "This is a summary of what was said and done so far, in place of the conversation itself:\n\n"
 _MISSING_RESULT: Final = "This call has no result: it was cancelled or interrupted before it could finish."
 _NO_BEGINNING: Final = "(What was said before is not here.)"
 _NOTHING: Final = "(an empty message)"
@@ -32,7 +35,10 @@ def turns_of(messages: Iterable[Message]) -> tuple[Turn, ...]:
     """Turn stored messages into a request's turns, repaired."""
     turns: list[Turn] = []
     for message in messages:
-        if message.role == "user":
+        if message.summary:
+            if stands_for_history(message):
+                _add_user(turns, (TextBlock(text=_SUMMARY + message_text(message)),))
+        elif message.role == "user":
             _add_user(turns, tuple(part for part in message.parts if isinstance(part, ContentBlock)))
         elif message.role == "assistant":
             _add_assistant(turns, message)

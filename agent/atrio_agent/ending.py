@@ -76,8 +76,10 @@ def ending_of(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
 
 
 def _end_unstarted(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
-    """A run that never reached the model: its prompt, and an empty answer that says why."""
+    """A run that never reached the model: its prompt, and an empty answer that says why. Only a prompt has these."""
     ending = Ending()
+    if run.kind != "prompt":
+        return ending
     user = scribe.draft(run_id=run.run_id, role="user", author=run.author, parts=run.prompt)
     answer = scribe.draft(run_id=run.run_id, role="assistant")
     run.prompt_message_id = user.message_id
@@ -98,7 +100,8 @@ def _end_started(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
         if message.role != "assistant":
             continue
         if not message.completed:
-            answer = message
+            if run.kind == "summarize" or not message.summary:
+                answer = message
             ending.finishes[message] = _finish(outcome)
         results = _results_for(ending, message, outcome)
         if results:
@@ -108,7 +111,8 @@ def _end_started(scribe: Scribe, run: LiveRun, outcome: Outcome) -> Ending:
         if message.role == "tool" and not message.completed:
             ending.finishes.setdefault(message, None)
     if answer is None:
-        answer = scribe.draft(run_id=run.run_id, role="assistant")
+        cut_short = run.kind == "summarize" and outcome.reason != "end_turn"
+        answer = scribe.draft(run_id=run.run_id, role="assistant", summary=cut_short)
         ending.drafts.append(answer)
         ending.finishes[answer] = _finish(outcome)
     run.message_id, run.text = answer.message_id, answer.text()

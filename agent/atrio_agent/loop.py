@@ -14,9 +14,10 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 import structlog
-import trio
 
+from atrio_agent.asking import ask
 from atrio_agent.clock import now
+from atrio_agent.compaction import Room
 from atrio_agent.context import newest_user_text, turns_of
 from atrio_agent.gates import HoldPoint
 from atrio_agent.messages import LiveMessage
@@ -27,7 +28,7 @@ from atrio_agent.scribe import Scribe
 from atrio_agent.tools.base import Place, ToolFailed, ToolOutcome
 from atrio_agent.tools.registry import Tools
 from atrio_protocol.content import TextBlock
-from atrio_protocol.errors import LoopDetected, RunError
+from atrio_protocol.errors import ContextOverflow, LoopDetected, RunError
 from atrio_protocol.parts import ToolCallPart, ToolResultPart, ToolStatus
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Message, MessageFinish
@@ -36,12 +37,6 @@ __all__ = ["MAX_TURN_REQUESTS", "TurnHost", "run_turn"]
 
 MAX_TURN_REQUESTS: Final = 100
 """Model requests that one turn may make, retries not counted."""
-
-TRIES: Final = 3
-"""How often one request is sent when the provider fails in a way that may pass."""
-
-FIRST_DELAY_S: Final = 0.5
-LONGEST_DELAY_S: Final = 60.0
 
 SAME_CALL_WINDOW: Final = 10
 SAME_CALL_LIMIT: Final = 5
@@ -59,6 +54,11 @@ class TurnHost(Protocol):
     model: Model
     tools: Tools
     scribe: Scribe
+
+    @property
+    def context_tokens(self) -> int:
+        """What the session's newest request took, its answer included; 0 if that is not known."""
+        ...
 
     async def history(self) -> tuple[Message, ...]:
         """What was said before this turn."""
@@ -109,12 +109,13 @@ async def run_turn(host: TurnHost) -> Outcome:
         may be none.
     """
     recent: deque[bytes] = deque(maxlen=SAME_CALL_WINDOW)
-    history = await host.history()
+    room = Room(host, await host.history())
     system = await host.briefing()
     for step in range(MAX_TURN_REQUESTS):
         await host.in_order()
         host.fold()
-        said = history + host.so_far()
+        await room.make(step)
+        said = room.said()
         request = ModelRequest(
             session_id=host.run.session_id,
             run_id=host.run.run_id,
@@ -125,8 +126,13 @@ async def run_turn(host: TurnHost) -> Outcome:
             turns=turns_of(said),
             tools=host.tools.specs,
         )
+        reply = Reply(scribe=host.scribe, run_id=host.run.run_id, model=host.model, tools=host.tools)
         try:
-            reply = await _ask(host, request)
+            await ask(host, request, reply)
+        except ContextOverflow as exc:
+            if reply.message is None and await room.make_after(exc, step):
+                continue
+            return Outcome("error", exc.to_object())
         except RunError as exc:
             return Outcome("error", exc.to_object())
         finish = reply.finish
@@ -142,41 +148,6 @@ async def run_turn(host: TurnHost) -> Outcome:
             )
             return Outcome("error", looping.to_object())
     return Outcome("max_turn_requests")
-
-
-async def _ask(host: TurnHost, request: ModelRequest) -> Reply:
-    """Send one request, again if it fails in a way that may pass.
-
-    Raises:
-        RunError: It failed for good. What was said so far stays.
-    """
-    reply = Reply(scribe=host.scribe, run_id=host.run.run_id, model=host.model, tools=host.tools)
-    for attempt in range(1, TRIES + 1):
-        host.asked(request)
-        try:
-            async with host.model.stream(request) as events:
-                async for event in events:
-                    if reply.message is None:
-                        await host.in_order()
-                    reply.take(event)
-            break
-        except RunError as exc:
-            wait_s = FIRST_DELAY_S * 4 ** (attempt - 1)
-            if exc.retry_after_ms is not None:
-                wait_s = max(wait_s, exc.retry_after_ms / 1000)
-            if not exc.retryable or attempt == TRIES or wait_s > LONGEST_DELAY_S:
-                reply.close()
-                raise
-            host.notice("warning", f"The model did not answer; trying again in {wait_s:.1f} s.", exc.message)
-            reply.reset()
-            await trio.sleep(wait_s)
-    reply.close()
-    host.used(request, reply.usage, _answer_text(reply.message))
-    return reply
-
-
-def _answer_text(message: LiveMessage | None) -> str:
-    return "" if message is None else msgspec.json.encode(message.parts()).decode()
 
 
 async def _run_calls(host: TurnHost, message: LiveMessage, calls: list[Call]) -> list[bytes]:

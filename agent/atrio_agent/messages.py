@@ -59,6 +59,7 @@ class LiveMessage:
     model: str | None = None
     provider: str | None = None
     author: Author | None = None
+    summary: bool = False
     created_at: str = field(default_factory=now)
     updated_at: str = field(default_factory=now)
     finish: MessageFinish | None = None
@@ -129,6 +130,7 @@ class LiveMessage:
             finish=finish or UNSET,
             model=self.model or UNSET,
             provider=self.provider or UNSET,
+            summary=self.summary,
             author=self.author or UNSET,
             created_at=self.created_at,
             updated_at=self.updated_at,

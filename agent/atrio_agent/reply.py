@@ -50,11 +50,13 @@ class Call:
 class Reply:
     """The growing answer to one model request."""
 
-    def __init__(self, *, scribe: Scribe, run_id: str, model: Model, tools: Tools) -> None:
+    def __init__(self, *, scribe: Scribe, run_id: str, model: Model, tools: Tools, summary: bool = False) -> None:
+        """``summary``: its message stands for what was said before it."""
         self._scribe = scribe
         self._run_id = run_id
         self._model = model
         self._tools = tools
+        self._summary = summary
         self._open: int | None = None  # the text or reasoning part that grows
         self._calls: dict[str, Call] = {}
         self.message: LiveMessage | None = None
@@ -104,7 +106,11 @@ class Reply:
     def _said(self) -> LiveMessage:
         if self.message is None:
             message = self._scribe.draft(
-                run_id=self._run_id, role="assistant", model=self._model.model_id, provider=self._model.provider
+                run_id=self._run_id,
+                role="assistant",
+                model=self._model.model_id,
+                provider=self._model.provider,
+                summary=self._summary,
             )
             self._scribe.announce(message)
             self.message = message

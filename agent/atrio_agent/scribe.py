@@ -55,6 +55,7 @@ class Scribe:
         model: str | None = None,
         provider: str | None = None,
         author: Author | None = None,
+        summary: bool = False,
         parts: tuple[Part, ...] = (),
     ) -> LiveMessage:
         """Make the next message, with its place in the order, without telling anybody."""
@@ -68,6 +69,7 @@ class Scribe:
             model=model,
             provider=provider,
             author=author,
+            summary=summary,
         )
         for index, part in enumerate(parts):
             message.set_part(index, part)

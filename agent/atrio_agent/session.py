@@ -18,11 +18,13 @@ import trio
 
 from atrio_agent.briefing import Briefing
 from atrio_agent.clock import now
+from atrio_agent.compaction import run_summary
 from atrio_agent.ending import Ending, ending_of
 from atrio_agent.gates import HoldPoint
 from atrio_agent.ground import Ground
 from atrio_agent.inbox import Inbox
 from atrio_agent.loop import run_turn
+from atrio_agent.messages import LiveMessage
 from atrio_agent.profile import Profile, without_text
 from atrio_agent.runs import LiveRun, Outcome
 from atrio_agent.scribe import Scribe
@@ -156,7 +158,8 @@ class Session:
             run.announced = True
             self.inbox.queue.append(run)
             self._publish_both(RunAccepted(run=run.view()))
-            self.profile.prompted(run.prompt)
+            if run.prompt:
+                self.profile.prompted(run.prompt)
             active = self.inbox.active
             if run.delivery == "interrupt" and active is not None and not run.cancelled:
                 active.cancel(run.author)
@@ -213,7 +216,7 @@ class Session:
                 await self.hold("run.start", run)
                 await self.in_order()
                 turn = self._start(run)
-                outcome = await run_turn(turn)
+                outcome = await (run_summary(turn) if run.kind == "summarize" else run_turn(turn))
             except RunError as exc:
                 outcome = Outcome("error", exc.to_object())
             except WireError as exc:  # the model was there when the prompt was accepted, and is not any more
@@ -226,17 +229,22 @@ class Session:
 
     def _start(self, run: LiveRun) -> Turn:
         run.started_at = now()
-        user = self.scribe.draft(run_id=run.run_id, role="user", author=run.author, parts=run.prompt)
-        run.prompt_message_id = user.message_id
+        first_order = self.scribe.last_order + 1
+        user: LiveMessage | None = None
+        if run.kind != "summarize":  # which has no prompt
+            user = self.scribe.draft(run_id=run.run_id, role="user", author=run.author, parts=run.prompt)
+            run.prompt_message_id = user.message_id
         self.inbox.queue.remove(run)
         self._ground.store.write_later(PutRun(run=run.view(whole=True)))
         self.stream.publish(RunStarted(run=run.view()))
-        self.scribe.announce(user)
-        self.scribe.complete(user)
+        if user is not None:
+            self.scribe.announce(user)
+            self.scribe.complete(user)
         self.profile.refresh()
         model = self._ground.models.get(run.model_id or self.profile.row.model)
-        self.profile.want_title(run.prompt, model)
-        return Turn(self, self._ground, run, model, first_order=user.order)
+        if run.kind == "prompt":
+            self.profile.want_title(run.prompt, model)
+        return Turn(self, self._ground, run, model, first_order=first_order)
 
     def fold_into(self, active: LiveRun) -> None:
         """Fold the steered prompts that wait for it into the active run."""

@@ -37,6 +37,11 @@ class Turn:
         self.scribe = session.scribe
         self._first_order = first_order
 
+    @property
+    def context_tokens(self) -> int:
+        """What the session's newest request took, its answer included; 0 if that is not known."""
+        return self._session.profile.row.usage.context_tokens
+
     async def history(self) -> tuple[Message, ...]:
         """What was said before this turn, as the store has it."""
         stored = await self._ground.store.history(self.run.session_id)

@@ -1,6 +1,7 @@
 """How the usage of one model request is counted, and how requests add up.
 
-Tokens are summed; what the context holds is what the newest request took. A
+Tokens are summed; what the context holds is what the newest request took, or
+the summary if that is what it was for: the next request begins with it. A
 cost is the sum over the requests whose price is known: one that has none adds
 nothing to it.
 """
@@ -22,7 +23,7 @@ def usage_of(model: Model, request: ModelRequest, report: UsageReport | None, an
     return Usage(
         input_tokens=counted.input_tokens,
         output_tokens=counted.output_tokens,
-        context_tokens=counted.input_tokens + counted.output_tokens,
+        context_tokens=counted.output_tokens + (0 if request.purpose == "summary" else counted.input_tokens),
         context_size=model.context_size or UNSET,
         cost=cost_of(model.model_id, counted) or UNSET,
         estimated=report is None,

@@ -20,12 +20,7 @@ __all__ = [
     "PermissionRespondResult",
     "PermissionRevokeParams",
     "ShellParams",
-    "SummarizeParams",
 ]
-
-
-class SummarizeParams(SessionParams, kw_only=True):
-    run_id: str | None | UnsetType = UNSET
 
 
 class ShellParams(SessionParams, kw_only=True):
@@ -79,7 +74,6 @@ class PermissionRevokeParams(WireStruct, kw_only=True):
 LATER_METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("session/summarize", SummarizeParams, RunResult, "prompt"),
         Method("session/shell", ShellParams, RunResult, "prompt"),
         Method("permission/list", PermissionListParams, PermissionListResult, "observe"),
         Method("permission/respond", PermissionRespondParams, PermissionRespondResult, "approve"),

@@ -79,6 +79,7 @@ __all__ = [
     "SessionResult",
     "SessionSnapshot",
     "SetModelParams",
+    "SummarizeParams",
     "ViewParams",
     "WaiterInfo",
     "WorkspaceListResult",
@@ -309,6 +310,10 @@ class PromptResult(WireStruct, kw_only=True):
     position: int
 
 
+class SummarizeParams(SessionParams, kw_only=True):
+    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None | UnsetType = UNSET
+
+
 class CancelParams(SessionParams, kw_only=True):
     run_id: str | None | UnsetType = UNSET
     scope: Literal["all", "mine"] = "all"
@@ -449,6 +454,7 @@ METHODS: dict[str, Method] = {
         Method("session/attach", AttachParams, Attached, "observe", over_http=False),
         Method("session/detach", SessionParams, Empty, "observe", over_http=False),
         Method("session/prompt", PromptParams, PromptResult, "prompt"),
+        Method("session/summarize", SummarizeParams, RunResult, "prompt"),
         Method("session/cancel", CancelParams, CancelResult, "prompt"),
         Method("session/queue", SessionParams, QueueResult, "observe"),
         Method("session/clear_queue", SessionParams, ClearQueueResult, "prompt"),

@@ -70,6 +70,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "session/detach": sessions.session_detach,
     "session/set_model": sessions.session_set_model,
     "session/prompt": prompts.session_prompt,
+    "session/summarize": prompts.session_summarize,
     "session/cancel": prompts.session_cancel,
     "session/queue": prompts.session_queue,
     "session/clear_queue": prompts.session_clear_queue,

@@ -6,6 +6,7 @@ whatever its size. This decides nothing but what usage shows as `estimated` and
 when a context is called nearly full; a provider's own count always wins.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -14,7 +15,7 @@ from atrio_agent.models.base import AssistantTurn, ModelRequest, ToolResults, Tu
 from atrio_protocol.content import ContentBlock, ImageBlock, ResourceBlock, ResourceLink, TextBlock
 from atrio_protocol.struct import given
 
-__all__ = ["estimate_request", "estimate_text"]
+__all__ = ["estimate_request", "estimate_text", "estimate_turns"]
 
 _BYTES_PER_TOKEN: Final = 4
 _IMAGE_TOKENS: Final = 1_000
@@ -30,7 +31,12 @@ def estimate_text(text: str) -> int:
 def estimate_request(request: ModelRequest) -> int:
     """Tokens of everything that a request sends."""
     tools = sum(len(msgspec.json.encode(tool)) // _BYTES_PER_TOKEN for tool in request.tools)
-    return estimate_text(request.system) + tools + sum(map(_turn, request.turns))
+    return estimate_text(request.system) + tools + estimate_turns(request.turns)
+
+
+def estimate_turns(turns: Iterable[Turn]) -> int:
+    """Tokens of these turns."""
+    return sum(map(_turn, turns))
 
 
 def _turn(turn: Turn) -> int:

@@ -23,7 +23,9 @@ def rule_answer(request: ModelRequest) -> str:
     said: list[str] = []
     for turn in request.turns:
         if isinstance(turn, UserTurn):
-            said.append(f"User: {_first_line(prompt_text(turn.content))}")
+            text = prompt_text(turn.content)
+            if text != request.prompt or len(request.turns) == 1:  # else it is what asks for the summary
+                said.append(f"User: {_first_line(text)}")
         elif isinstance(turn, AssistantTurn) and turn.text:
             said.append(f"Assistant: {_first_line(turn.text)}")
     return "\n".join(["What was said so far, each message by its first line:", *said[-_SUMMARY_LINES:]])

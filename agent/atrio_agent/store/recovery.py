@@ -111,7 +111,8 @@ class _Repair:
             finish = MessageFinish(reason="interrupted", at=self.now)
             last = self._add(run.run_id, "assistant", (), finish=finish)
         # The last words, also if the model had gone on to tools and said nothing more.
-        words = [message for message in self._of(run, "assistant") if message_text(message)]
+        said = [message for message in self._of(run, "assistant") if run.kind == "summarize" or not message.summary]
+        words = [message for message in said if message_text(message)]
         if last is not None:
             self.said[run.run_id] = words[-1] if words else last
 

@@ -7,7 +7,7 @@ together.
 
 `REPEATABLE` names what may be asked again when the connection broke before the
 answer: everything that only reads, and what changes nothing the second time. A
-prompt is one of them exactly when it carries a ``runId``.
+prompt, or what else is accepted as a run, is one of them exactly when it carries a ``runId``.
 """
 
 from typing import Final, Literal, overload
@@ -53,7 +53,7 @@ REPEATABLE: Final = frozenset(
 
 def may_repeat(method: str, params: WireStruct) -> bool:
     """Whether this call may be sent again when its answer was lost."""
-    if isinstance(params, m.PromptParams):
+    if isinstance(params, m.PromptParams | m.SummarizeParams):
         return isinstance(params.run_id, str)
     return method in REPEATABLE
 
@@ -95,6 +95,8 @@ class TypedCalls:
     async def call(self, method: Literal["client/list"], params: m.WorkspaceParams) -> m.ClientListResult: ...
     @overload
     async def call(self, method: Literal["session/prompt"], params: m.PromptParams) -> m.PromptResult: ...
+    @overload
+    async def call(self, method: Literal["session/summarize"], params: m.SummarizeParams) -> m.RunResult: ...
     @overload
     async def call(self, method: Literal["session/cancel"], params: m.CancelParams) -> m.CancelResult: ...
     @overload

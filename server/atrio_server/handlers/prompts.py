@@ -32,15 +32,18 @@ from atrio_protocol.methods import (
     PromptParams,
     PromptResult,
     QueueResult,
+    RunResult,
     SessionParams,
+    SummarizeParams,
 )
-from atrio_protocol.struct import UNSET, given
+from atrio_protocol.struct import UNSET, UnsetType, given
+from atrio_protocol.things import RunKind
 from atrio_server.calls import Caller, Later
 from atrio_server.handlers.finding import author_of, find_session, reading
 from atrio_server.server import Server
 from atrio_server.workspace import Workspace
 
-__all__ = ["session_cancel", "session_clear_queue", "session_prompt", "session_queue"]
+__all__ = ["session_cancel", "session_clear_queue", "session_prompt", "session_queue", "session_summarize"]
 
 log = structlog.get_logger("atrio.prompts")
 
@@ -54,12 +57,7 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
         if repeat is not None:
             return Later(lambda: _repeat(workspace, session, run_id, repeat.run))
     _check_prompt(params.prompt)
-    if server.closing:
-        raise ServerClosing("The server is closing; connect again in a moment.")
-    if workspace.state != "open":
-        raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
-    if not _is_there(workspace.path):
-        raise PathNotFound(f"The workspace's directory {workspace.path} is gone.")
+    _check_open(server, workspace)
     model_id = given(params.model, "") or None
     server.models.get(model_id or session.profile.row.model)
     run = session.accept(
@@ -71,17 +69,51 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
         meta=given(params.meta, {}) or None,
     )
     position = session.inbox.position(run)
-    log.info(
-        "prompt accepted",
-        connection=caller.connection_id,
-        client=run.author.client_id,
-        session=run.session_id,
-        run=run.run_id,
-    )
+    _log_accepted(caller, run)
 
     async def answer() -> PromptResult:
         await _stored(session, run)
         return PromptResult(run=run.view(), duplicate=False, position=position)
+
+    return Later(answer)
+
+
+async def session_summarize(server: Server, caller: Caller, params: SummarizeParams) -> Later:
+    """Accept a summary as a run; the answer comes when it is stored."""
+    workspace, session = await find_session(server, params)
+    return _accept_kind(server, workspace, session, caller, kind="summarize", run_id=params.run_id, prompt=())
+
+
+def _accept_kind(
+    server: Server,
+    workspace: Workspace,
+    session: Session,
+    caller: Caller,
+    *,
+    kind: RunKind,
+    run_id: str | None | UnsetType,
+    prompt: tuple[ContentBlock, ...],
+) -> Later:
+    """Accept a run of another kind than a prompt, as `session_prompt` does one; it queues."""
+    run_id = given(run_id, "") or None
+    repeat = None if run_id is None else session.inbox.recognise(run_id, prompt, kind)
+    if run_id is not None and repeat is not None:
+
+        async def again() -> RunResult:
+            return RunResult(run=(await _repeat(workspace, session, run_id, repeat.run)).run)
+
+        return Later(again)
+    _check_open(server, workspace)
+    if kind == "summarize":
+        server.models.get(session.profile.row.model)
+    run = session.accept(
+        prompt=prompt, run_id=run_id, delivery="queue", author=author_of(caller), model_id=None, meta=None, kind=kind
+    )
+    _log_accepted(caller, run)
+
+    async def answer() -> RunResult:
+        await _stored(session, run)
+        return RunResult(run=run.view())
 
     return Later(answer)
 
@@ -130,6 +162,27 @@ async def session_clear_queue(server: Server, caller: Caller, params: SessionPar
         return ClearQueueResult(cancelled=tuple(run.run_id for run in named))
 
     return Later(answer)
+
+
+def _check_open(server: Server, workspace: Workspace) -> None:
+    """Whether new work is taken, and there is something to work on."""
+    if server.closing:
+        raise ServerClosing("The server is closing; connect again in a moment.")
+    if workspace.state != "open":
+        raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
+    if not _is_there(workspace.path):
+        raise PathNotFound(f"The workspace's directory {workspace.path} is gone.")
+
+
+def _log_accepted(caller: Caller, run: LiveRun) -> None:
+    log.info(
+        "run accepted",
+        connection=caller.connection_id,
+        client=run.author.client_id,
+        session=run.session_id,
+        run=run.run_id,
+        kind=run.kind,
+    )
 
 
 def _is_there(directory: Path) -> bool:
