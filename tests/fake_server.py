@@ -108,7 +108,7 @@ class FakeServer:
             "session/delete": self._delete,
         }
         """Methods with an answer of the test's own, or one that no connection has a part in."""
-        self.on_prompt: Callable[[FakeSession, Json], None] = say_pong
+        self.on_prompt: Callable[[FakeSession, Json], object] = say_pong
         self.news = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._live: set[FakeConnection] = set()

@@ -50,6 +50,7 @@ __all__ = [
     "ModelInfo",
     "ModelListParams",
     "ModelListResult",
+    "ModelPrice",
     "NoParams",
     "OpenParams",
     "OpenResult",
@@ -355,11 +356,20 @@ class RunListResult(WireStruct, kw_only=True):
     more: bool
 
 
+class ModelPrice(WireStruct, kw_only=True):
+    """What a million tokens cost."""
+
+    input: float
+    output: float
+    currency: str
+
+
 class ModelInfo(WireStruct, kw_only=True):
     model_id: str
     provider: str
     name: str
     context_size: int | UnsetType = UNSET
+    price: ModelPrice | UnsetType = UNSET
     default: bool
     reason: str | UnsetType = UNSET
 

@@ -459,7 +459,7 @@ async def test_tools_are_told_on_stderr(atrio: Atrio) -> None:
     async with serving(atrio, server):
         done = await atrio("run", "ping")
     assert done.out == "let me look\n"
-    assert "· read a.py\n· read a.py: failed\n" in done.err
+    assert "· read a.py\n✗ read a.py  failed\n" in done.err
 
 
 async def test_the_command_waits_its_turn_and_says_so(atrio: Atrio) -> None:

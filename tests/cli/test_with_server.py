@@ -221,7 +221,7 @@ async def test_models_say_which_one_is_used_and_why(atrio: Atrio) -> None:
     marked = [line.split("\t") for line in listed.out.splitlines() if "\tdefault\t" in line]
     assert len(marked) == 1
     assert marked[0][0].startswith("script:")
-    assert marked[0][2]
+    assert marked[0][4]
 
 
 async def test_a_wish_for_the_default_model_needs_no_right(atrio: Atrio) -> None:

@@ -18,15 +18,15 @@ from typing import Final, NamedTuple
 
 from atrio_agent.gates import Gates
 from atrio_agent.models.base import Model
-from atrio_agent.models.catalog import ANTHROPIC_MODELS, OPENAI_MODELS, SMALL_MODELS
+from atrio_agent.models.catalog import ANTHROPIC_MODELS, OPENAI_MODELS, SMALL_MODELS, known_model
 from atrio_agent.models.demo import DemoModel
 from atrio_agent.models.local import LocalServers
 from atrio_agent.models.offers import Offer, offers_in
 from atrio_agent.models.script import ScriptInvalid
 from atrio_agent.models.scripted import ScriptedModel, load_script
 from atrio_protocol.errors import AgentNotInitialized, ModelNotFound, WireError
-from atrio_protocol.methods import ModelInfo
-from atrio_protocol.struct import UNSET
+from atrio_protocol.methods import ModelInfo, ModelPrice
+from atrio_protocol.struct import UNSET, UnsetType
 
 __all__ = ["LOCAL_MODELS", "Models", "open_models"]
 
@@ -173,6 +173,7 @@ class Models:
             provider=model.provider,
             name=model_id.removeprefix(f"{model.provider}/"),
             context_size=model.context_size or UNSET,
+            price=_price(model.provider, model_id),
             default=is_default,
             reason=reason or UNSET,
         )
@@ -250,3 +251,8 @@ async def open_models(
         yield models
     finally:
         await models.aclose()
+
+
+def _price(provider: str, model_id: str) -> ModelPrice | UnsetType:
+    price = known_model(provider, model_id.removeprefix(f"{provider}/")).price
+    return UNSET if price is None else ModelPrice(input=price.input, output=price.output, currency="USD")

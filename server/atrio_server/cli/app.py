@@ -23,11 +23,16 @@ STDIN: Final = "\0stdin"
 
 _COMMANDS: Final = {
     "run": ("run:run", "[OPTIONS] [PROMPT...|-]", "Send a prompt and stream what comes of it."),
-    "sessions": ("sessions:app", "", "List, show, rename, remove and search sessions."),
+    "attach": ("attach:attach", "[OPTIONS] [SESSION]", "Watch a session and talk to it. `atrio` alone begins one."),
+    "sessions": ("sessions:app", "", "List, show, rename, fork, remove and search sessions."),
     "runs": ("runs:runs", "[OPTIONS] [SESSION]", "List the runs of a session."),
     "tail": ("tail:tail", "[OPTIONS] SESSION", "Watch a session."),
     "wait": ("runs:wait", "[OPTIONS] RUN", "Wait for a run to end."),
     "cancel": ("runs:cancel", "[OPTIONS] SESSION", "Cancel a session's runs, or one."),
+    "permissions": ("permissions:app", "", "List and answer what is asked, and take back what was allowed."),
+    "shell": ("doing:shell", "[OPTIONS] SESSION COMMAND...", "Run a command in a session."),
+    "summarize": ("doing:summarize", "[OPTIONS] [SESSION]", "Put a summary in the place of what was said."),
+    "export": ("export:export", "[OPTIONS] [SESSION]", "Print a whole session."),
     "models": ("models:models", "[OPTIONS]", "List the models, and say which is used and why."),
     "serve": ("serve:serve", "[OPTIONS]", "Run a server."),
     "token": ("token:app", "", "Show or replace the token that opens the server."),
@@ -62,6 +67,8 @@ def run_command(argv: Sequence[str] | None) -> int:
     """Run a command and return its exit code."""
     _open_missing_streams()
     tokens = [STDIN if word == "-" else word for word in (sys.argv[1:] if argv is None else argv)]
+    if not tokens and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        tokens = ["attach", "--new"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a letter is no reason to end

@@ -24,6 +24,7 @@ class Exit(IntEnum):
     USAGE = 2
     TIMEOUT = 3
     NOT_FOUND = 4
+    DENIED = 5
     UNREACHABLE = 6
     MODEL = 7
     INTERRUPTED = 130
@@ -40,6 +41,7 @@ class Failure(Exception):
 _BY_KIND: Final[dict[str, tuple[Exit, str]]] = {
     "session_not_found": (Exit.NOT_FOUND, "`atrio sessions list` shows the sessions of a directory"),
     "run_not_found": (Exit.NOT_FOUND, "`atrio runs SESSION` shows the runs of a session"),
+    "permission_not_found": (Exit.NOT_FOUND, "`atrio permissions` shows what waits for an answer"),
     "workspace_not_found": (Exit.NOT_FOUND, ""),
     "message_not_found": (Exit.NOT_FOUND, ""),
     "auth_required": (Exit.UNREACHABLE, "`atrio token show` on the server's machine prints the token"),

@@ -10,21 +10,25 @@ quietly, in `atrio_server.cli.app`.
 """
 
 import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, TextIO
 
 import msgspec
 
-__all__ = ["is_terminal", "moment", "print_json", "print_result", "print_rows", "print_text", "say"]
+from atrio_server.cli.terminal.clean import visible
 
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+__all__ = ["is_terminal", "moment", "notices_to", "print_json", "print_result", "print_rows", "print_text", "say"]
+
 LAST_COLUMN: Final = 20
 """What a table's last column has at least; a terminal that is narrower breaks the lines itself."""
 
 _DIM: Final = "\x1b[2m{}\x1b[0m"
+
+_taker: list[Callable[[str], None] | None] = [None]
+"""Who gets what is said; nobody in particular is stderr."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -34,7 +38,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 def print_text(text: str) -> None:
     """A piece of a result, at once and without a line end."""
-    sys.stdout.write(_visible(text) if is_terminal(sys.stdout) else text)
+    sys.stdout.write(visible(text) if is_terminal(sys.stdout) else text)
     sys.stdout.flush()
 
 
@@ -65,7 +69,7 @@ def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[_visible(" ".join(cell.split())) for cell in row] for row in rows]
+    cells = [[visible(" ".join(cell.split())) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     fixed = 0
     for index, head in enumerate(heads[:-1]):  # what one copies, such as an id, is never cut: only the last gives way
@@ -87,17 +91,28 @@ def moment(time: str) -> str:
     return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
+@contextmanager
+def notices_to(take: Callable[[str], None]) -> Generator[None]:
+    """Give what is said to somebody who knows what else is on the terminal, until the block is left."""
+    before = _taker[0]
+    _taker[0] = take
+    try:
+        yield
+    finally:
+        _taker[0] = before
+
+
 def say(sentence: str) -> None:
     """Progress, a notice or an error: a line on stderr."""
+    take = _taker[0]
+    if take is not None:
+        take(sentence)
+        return
     stderr = sys.stderr
     if not is_terminal(stderr):
         stderr.write(sentence + "\n")
     elif os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        stderr.write(_visible(sentence) + "\n")
+        stderr.write(visible(sentence) + "\n")
     else:
-        stderr.write(_DIM.format(_visible(sentence)) + "\n")
+        stderr.write(_DIM.format(visible(sentence)) + "\n")
     stderr.flush()
-
-
-def _visible(text: str) -> str:
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)

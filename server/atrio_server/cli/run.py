@@ -4,13 +4,15 @@ Only the command line is here: what goes together, and what an option means.
 How the order is carried out is in `atrio_server.cli.running`.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from atrio_server.cli.options import Dir, JsonLines, ServerUrl, StateDirOption, TokenFile
 
 __all__ = ["run"]
+
+Approval = Literal["ask", "reads", "all", "none"]
 
 
 def run(
@@ -28,6 +30,10 @@ def run(
     quiet: Annotated[bool, Parameter(("--quiet", "-q"), help="Print nothing but the final text.")] = False,
     output: Annotated[
         str | None, Parameter(("--output", "-o"), help="Write the final text to this file as well.")
+    ] = None,
+    approve: Annotated[
+        Approval | None,
+        Parameter(help="What to do when this run asks for a permission: ask (on a terminal), reads, all, none."),
     ] = None,
     no_wait: Annotated[
         bool, Parameter(help="Print the run's id as soon as it is accepted, and leave it to run.")
@@ -70,5 +76,6 @@ def run(
         quiet=quiet,
         output=output,
         no_wait=no_wait,
+        approve=approve,
     )
     return carry_out(order, Target(server=server, token_file=token_file, state_dir=state_dir), standalone=standalone)

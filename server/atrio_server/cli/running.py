@@ -9,7 +9,7 @@ never ends well without having seen its run's end.
 import os
 import signal
 import uuid
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -28,14 +28,19 @@ from atrio_protocol.methods import (
     SessionSnapshot,
 )
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Run
+from atrio_protocol.things import Permission, Run, RunKind
+from atrio_server.cli.approving import Approval, Approver
+from atrio_server.cli.calls import begin_shell, begin_summary
 from atrio_server.cli.connect import Target, find_session, newest_session, open_connection, open_workspace
 from atrio_server.cli.failure import Exit, Failure, exit_of_run
 from atrio_server.cli.lines import JsonLines
 from atrio_server.cli.output import print_result, say
+from atrio_server.cli.terminal.keys import Keyboard, open_keyboard
+from atrio_server.cli.terminal.paper import Paper, can_ask, is_interactive, open_paper
 from atrio_server.cli.transcript import Transcript
 from atrio_server.cli.which_model import model_line, unseen_key
 from atrio_server.client import Client, ClientError, Detached, ReplyLost, Resync, ServerGone, SessionStream
+from atrio_server.client.nursery import open_plain_nursery
 from atrio_server.discover import Found, open_own_server
 
 __all__ = ["Order", "absolute_model", "carry_out", "follow_order"]
@@ -48,9 +53,12 @@ TERMINATED: Final = 128 + signal.SIGTERM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What `atrio run` was asked to do."""
+    """What `atrio run` was asked to do, or another command that begins a run."""
 
     prompt: tuple[ContentBlock, ...]
+    kind: RunKind = "prompt"
+    command: str | None = None
+    """What a run of the kind ``shell`` runs."""
     session: str | None
     or_new: bool
     model: str | None
@@ -59,6 +67,15 @@ class Order:
     quiet: bool
     output: str | None
     no_wait: bool
+    approve: Approval | None = None
+
+
+def _real(directory: str | None) -> str:
+    """What paths are shown relative to."""
+    try:
+        return str(Path(directory or ".").expanduser().resolve())
+    except (OSError, RuntimeError):
+        return ""
 
 
 def absolute_model(model: str) -> str:
@@ -91,7 +108,18 @@ async def follow_order(order: Order, target: Target, own_server: AbstractAsyncCo
     Raises:
         Failure, WireError, ClientError, CannotStart: It was not to be; see `explain`.
     """
-    command = _Command(order, target, own_server=own_server is not None)
+    with ExitStack() as stack:
+        approve: Approval = order.approve or ("ask" if can_ask() else "none")
+        screen = is_interactive() and not (order.as_json or order.quiet or order.no_wait)
+        paper = stack.enter_context(open_paper(screen=screen))
+        asks = can_ask() and approve in {"ask", "reads"} and not order.no_wait
+        keyboard = stack.enter_context(open_keyboard()) if screen or asks else None
+        command = _Command(order, target, paper, keyboard, approve, own_server=own_server is not None)
+        return await _carry(command, target, own_server)
+
+
+async def _carry(command: "_Command", target: Target, own_server: AbstractAsyncContextManager[Found] | None) -> int:
+    """Connect and run the command; signals are heeded from here on."""
     code = int(Exit.OTHER)
     with trio.CancelScope() as whole:
         async with trio.open_nursery() as nursery:
@@ -115,7 +143,16 @@ async def follow_order(order: Order, target: Target, own_server: AbstractAsyncCo
 class _Command:
     """One `atrio run`."""
 
-    def __init__(self, order: Order, target: Target, *, own_server: bool) -> None:
+    def __init__(
+        self,
+        order: Order,
+        target: Target,
+        paper: Paper,
+        keyboard: Keyboard | None,
+        approve: Approval,
+        *,
+        own_server: bool,
+    ) -> None:
         self.order = order
         self.sent = False
         """The prompt may have reached a server."""
@@ -130,13 +167,26 @@ class _Command:
         self._model_by = "-m"
         self._made_session = False
         self._cancelling = False
-        self._sink = JsonLines() if order.as_json else Transcript(self.run_id, quiet=order.quiet)
+        self._paper = paper
+        self._keyboard = keyboard
+        self._approve: Approval = approve
+        directory = _real(order.directory)
+        self._words = Transcript(self.run_id, paper, quiet=order.quiet or order.as_json, directory=directory)
+        self._sink = JsonLines() if order.as_json else self._words
+        self._directory = directory
+        self._approver: Approver | None = None
 
     async def heed_signals(self, whole: trio.CancelScope) -> None:
         """The first Ctrl-C cancels the run, if it was sent; the second one, or SIGTERM, leaves at once."""
         async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            heeded = (signal.SIGINT, signal.SIGTERM, signal.SIGCONT, signal.SIGWINCH)
+            with trio.open_signal_receiver(*heeded) as signals:
                 async for number in signals:
+                    if number in {signal.SIGCONT, signal.SIGWINCH}:
+                        if number == signal.SIGCONT and self._keyboard is not None:
+                            self._keyboard.resume()
+                        self._paper.redraw()
+                        continue
                     if number == signal.SIGINT and self._client is not None and not self._cancelling:
                         self._cancelling = True
                         self._sink.end_line()
@@ -151,33 +201,49 @@ class _Command:
     async def run(self, client: Client) -> int:
         """Prompt, and follow the run to its end."""
         order = self.order
-        session_id = self._session_id = await self._find_session(client)
-        model = await self._model(client)
+        self._session_id = await self._find_session(client)
+        model = await self._model(client) if order.kind == "prompt" else None
         stream = None if order.no_wait else self._attach(client)
         self._client = client
         self.sent = True
-        params = PromptParams(session_id=session_id, prompt=order.prompt, run_id=self.run_id, model=model or UNSET)
         try:
-            try:
-                answer = await client.call("session/prompt", params)
-            except WireError as exc:
-                answer = exc
-            if isinstance(answer, WireError):
-                await self._take_back(client, answer)
-                raise answer
-            result = answer
-            if not order.quiet and not order.as_json:
+            run, position = await self._send_or_take_back(client, model)
+            if order.kind == "prompt" and not order.quiet and not order.as_json:
                 await self._tell_session(client, model)
             if stream is None:
-                return self._leave_to_run(result.run)
-            if result.position:
-                self._notice(f"waiting for {result.position} other prompt{'s' if result.position > 1 else ''}")
-            run = await self._follow(client, stream)
+                return self._leave_to_run(run)
+            if position:
+                self._notice(f"waiting for {position} other prompt{'s' if position > 1 else ''}")
+            run = await self._follow_and_answer(client, stream)
         finally:
             self._client = None
             if stream is not None:
                 stream.close()
         return self._end(run)
+
+    async def _send_or_take_back(self, client: Client, model: str | None) -> tuple[Run, int]:
+        """Ask for the run; if it is refused, leave nothing behind."""
+        try:
+            return await self._send(client, model)
+        except WireError as exc:
+            refusal = exc
+        await self._take_back(client, refusal)
+        raise refusal
+
+    async def _send(self, client: Client, model: str | None) -> tuple[Run, int]:
+        """Ask for the run; gives it as accepted, and how many are before it."""
+        order, session_id = self.order, self._session_id
+        match order.kind:
+            case "shell":
+                return await begin_shell(client, session_id, order.command or "", self.run_id), 0
+            case "summarize":
+                return await begin_summary(client, session_id, self.run_id), 0
+            case _:
+                prompt = PromptParams(
+                    session_id=session_id, prompt=order.prompt, run_id=self.run_id, model=model or UNSET
+                )
+                answer = await client.call("session/prompt", prompt)
+                return answer.run, answer.position
 
     async def _find_session(self, client: Client) -> str:
         order = self.order
@@ -230,11 +296,36 @@ class _Command:
         # Watched, the run's end is in every snapshot: whatever the stream goes on from, it tells the end.
         return client.session(self._session_id, history_limit=HISTORY, watch=(self.run_id,))
 
+    async def _follow_and_answer(self, client: Client, stream: SessionStream) -> Run:
+        """Follow our run to its end, and answer what it asks."""
+        self._approver = Approver(
+            client,
+            policy=self._approve,
+            is_own=self._is_own,
+            paper=self._paper,
+            board=self._words.board,
+            keyboard=self._keyboard,
+            directory=self._directory,
+            is_quiet=self.order.quiet or self.order.as_json,
+        )
+        async with open_plain_nursery() as nursery:
+            nursery.start_soon(self._approver.run)
+            run = await self._follow(client, stream)
+            nursery.cancel_scope.cancel()
+        return run
+
+    def _is_own(self, permission: Permission) -> bool:
+        return permission.run_id == self.run_id or permission.session_id in self._words.board.children
+
     async def _follow(self, client: Client, stream: SessionStream) -> Run:
         """Show what happens until our run has ended, and return it completed."""
         while True:
             async for item in stream:
                 self._sink.take(item, stream)
+                if self._sink is not self._words:
+                    self._words.take(item, stream)  # prints nothing, and knows whose questions are ours
+                if self._approver is not None:
+                    self._approver.take(item)
                 ended = self._our_end(item)
                 if ended is not None:
                     return ended
@@ -253,8 +344,13 @@ class _Command:
                 return None
 
     def _end(self, run: Run) -> int:
-        self._sink.show_end(run)
+        if self.order.kind == "shell" and not self.order.as_json and (printed := self._words.board.result_text):
+            print_result(printed)
+        else:
+            self._sink.show_end(run)
         code, sentence = exit_of_run(run)
+        if code == Exit.OK and self._approver is not None and self._approver.denied:
+            code, sentence = Exit.DENIED, "a permission was denied by policy; --approve says what is allowed"
         output = self.order.output
         if output is not None and code == Exit.OK:
             from atrio_server.cli.whole_file import write_whole

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = App(name="sessions", help="List, show, rename, remove and search sessions. Without a word, list them.")
+app = App(name="sessions", help="List, show, rename, fork, remove and search sessions. Without a word, list them.")
 
 
 @app.default
@@ -123,6 +123,39 @@ def rename(
 
         session_id = await find_session(client, session, directory)
         await client.call("session/rename", RenameParams(session_id=session_id, title=" ".join(title)))
+        return 0
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+@app.command
+def fork(
+    session: SessionArgument,
+    *,
+    message: Annotated[str | None, Parameter(help="The id of the last message to take along, instead of all.")] = None,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Begin a session with what another has said, and print its id."""
+
+    async def work(client: "Client") -> int:
+        import msgspec
+
+        from atrio_protocol.methods import ForkParams
+        from atrio_protocol.struct import UNSET
+        from atrio_server.cli.connect import find_session
+        from atrio_server.cli.output import print_json, print_result
+
+        session_id = await find_session(client, session, directory)
+        params = ForkParams(session_id=session_id, message_id=message or UNSET)
+        forked = (await client.call("session/fork", params)).session
+        if json:
+            print_json(msgspec.json.encode(forked))
+        else:
+            print_result(forked.session_id)
         return 0
 
     return _with_client(work, server, token_file, state_dir)

@@ -37,9 +37,10 @@ def tail(
     async def work(client: "Client") -> int:
         from atrio_server.cli.connect import find_session
         from atrio_server.cli.output import say
+        from atrio_server.cli.terminal.paper import Paper
         from atrio_server.client import Detached
 
-        sink = Lines(begun=position is not None) if json else Transcript(None)
+        sink = Lines(begun=position is not None) if json else Transcript(None, Paper())
         session_id = await find_session(client, session, directory)
         last = position
         while True:

@@ -1,0 +1,197 @@
+"""`atrio permissions`: the questions that wait in a directory, and what was allowed for good.
+
+For those who answer from another terminal than the one that is asked. An answer
+counts if it is the first one; else it is told who was first.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+
+if TYPE_CHECKING:
+    from atrio_protocol.things import PermissionKind
+    from atrio_server.client import Client
+
+__all__ = ["app"]
+
+PermissionArgument = Annotated[str, Parameter(help="A permission's id, as `list` prints it.")]
+
+app = App(
+    name="permissions", help="List and answer what is asked; list and take back what was allowed. Without a word, list."
+)
+
+
+@app.default
+@app.command(name="list")
+def list_(
+    *,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """List the questions that wait for an answer in a directory's sessions."""
+
+    async def work(client: "Client") -> int:
+        import msgspec
+
+        from atrio_server.cli.calls import pending
+        from atrio_server.cli.connect import open_workspace
+        from atrio_server.cli.output import moment, print_json, print_rows
+
+        workspace_id = (await open_workspace(client, directory)).workspace.workspace_id
+        listed = await pending(client, workspace_id)
+        if json:
+            for permission in listed:
+                print_json(msgspec.json.encode(permission))
+        else:
+            rows = [(each.permission_id, moment(each.requested_at), each.title) for each in listed]
+            print_rows(("PERMISSION", "ASKED", "FOR"), rows)
+        return 0
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+@app.command
+def show(
+    permission: PermissionArgument,
+    *,
+    directory: Dir = None,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Print all of what is asked: the command, the path, the change."""
+
+    async def work(client: "Client") -> int:
+        from atrio_server.cli.calls import pending
+        from atrio_server.cli.connect import open_workspace
+        from atrio_server.cli.failure import Exit, Failure
+        from atrio_server.cli.output import print_result
+        from atrio_server.cli.terminal.questions import question_rows
+        from atrio_server.cli.terminal.rows import plain
+
+        workspace = (await open_workspace(client, directory)).workspace
+        listed = await pending(client, workspace.workspace_id)
+        for each in listed:
+            if each.permission_id == permission:
+                rows = question_rows(each, directory=workspace.path, whole=True)
+                print_result("\n".join(map(plain, rows)))
+                return 0
+        raise Failure(Exit.NOT_FOUND, "nothing of that id waits for an answer; `atrio permissions` shows what does")
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+@app.command
+def allow(
+    permission: PermissionArgument,
+    *,
+    always: Annotated[bool, Parameter(help="From now on too: this tool and action, this place, this session.")] = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Allow what is asked."""
+    return _answer(permission, "allow_always" if always else "allow_once", server, token_file, state_dir)
+
+
+@app.command
+def reject(
+    permission: PermissionArgument,
+    *,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Reject what is asked."""
+    return _answer(permission, "reject_once", server, token_file, state_dir)
+
+
+@app.command
+def grants(
+    session: SessionArgument = "last",
+    *,
+    directory: Dir = None,
+    json: JsonLines = False,
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """List what was allowed for good in a session."""
+
+    async def work(client: "Client") -> int:
+        import msgspec
+
+        from atrio_protocol.struct import given
+        from atrio_server.cli import calls
+        from atrio_server.cli.connect import find_session
+        from atrio_server.cli.output import moment, print_json, print_rows
+
+        session_id = await find_session(client, session, directory)
+        listed = await calls.grants(client, session_id)
+        if json:
+            for grant in listed:
+                print_json(msgspec.json.encode(grant))
+        else:
+            rows = [
+                (each.grant_id, moment(each.at), each.by.name, each.name, each.action, given(each.path, ""))
+                for each in listed
+            ]
+            print_rows(("GRANT", "SINCE", "BY", "TOOL", "ACTION", "WHERE"), rows)
+        return 0
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+@app.command
+def revoke(
+    *grant: Annotated[str, Parameter(help="A grant's id, as `grants` prints it.")],
+    server: ServerUrl = None,
+    token_file: TokenFile = None,
+    state_dir: StateDirOption = None,
+) -> int:
+    """Take back what was allowed for good. What runs already goes on."""
+
+    async def work(client: "Client") -> int:
+        from atrio_server.cli import calls
+        from atrio_server.cli.failure import Exit, Failure
+
+        if not grant:
+            raise Failure(Exit.USAGE, "name what to take back; `atrio permissions grants` shows it")
+        for grant_id in grant:
+            await calls.revoke(client, grant_id)
+        return 0
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+def _answer(
+    permission_id: str, kind: "PermissionKind", server: str | None, token_file: str | None, state_dir: str | None
+) -> int:
+    async def work(client: "Client") -> int:
+        from atrio_server.cli.calls import respond
+        from atrio_server.cli.failure import Exit
+        from atrio_server.cli.output import say
+
+        # The kinds are the ids of the server's own options.
+        answer = await respond(client, permission_id, kind)
+        if answer.resolved:
+            return Exit.OK
+        by = f" by {answer.by.name}" if answer.by else ""
+        say(f"atrio: it was resolved{by} before: {answer.outcome.kind.replace('_', ' ')}")
+        return Exit.OTHER
+
+    return _with_client(work, server, token_file, state_dir)
+
+
+def _with_client(
+    work: "Callable[[Client], Awaitable[int]]", server: str | None, token_file: str | None, state_dir: str | None
+) -> int:
+    from atrio_server.cli.connect import Target, run_with_client
+
+    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)

@@ -1,0 +1,114 @@
+"""A question for a permission, as rows, and the answers to it.
+
+All that the server says of the call is shown, and it is shown whole or with the
+number of lines that are left out: nobody is to allow what they could not see.
+"""
+
+import json
+from typing import Final
+
+from atrio_protocol.events import PermissionResolved
+from atrio_protocol.parts import Diff
+from atrio_protocol.struct import given
+from atrio_protocol.things import Permission, PermissionKind, PermissionOutcome
+from atrio_server.cli.terminal.clean import flat, stripped
+from atrio_server.cli.terminal.diffs import diff_rows, short_path
+from atrio_server.cli.terminal.rows import Row, Span, indented, row
+
+__all__ = ["ANSWERS", "answer_of", "choices_row", "option_for", "outcome_row", "question_rows"]
+
+ANSWERS: Final[dict[str, PermissionKind]] = {
+    "y": "allow_once",
+    "yes": "allow_once",
+    "1": "allow_once",
+    "a": "allow_always",
+    "always": "allow_always",
+    "2": "allow_always",
+    "n": "reject_once",
+    "no": "reject_once",
+    "3": "reject_once",
+}
+"""What people type, and what it means."""
+
+DIFF_LINES: Final = 60
+DETAIL_LINES: Final = 30
+
+_CHOICES: Final[tuple[tuple[PermissionKind, str, str], ...]] = (
+    ("allow_once", "y", "es"),
+    ("allow_always", "a", "lways"),
+    ("reject_once", "n", "o"),
+)
+
+_SAID: Final[dict[str, tuple[str, str]]] = {
+    "allow_once": ("✓ ", "allowed once"),
+    "allow_always": ("✓ ", "allowed for this session"),
+    "reject_once": ("✗ ", "rejected"),
+    "reject_always": ("✗ ", "rejected for this session"),
+    "cancelled": ("⊘ ", "no longer asked: the run was cancelled"),
+    "expired": ("✗ ", "not answered in time, and so not allowed"),
+    "policy": ("· ", "decided by the server's policy"),
+}
+
+
+def question_rows(permission: Permission, *, directory: str = "", whole: bool = False) -> list[Row]:
+    """What is asked: the title, and the command, the path, the input or the change that it is about."""
+    by_child = "a sub-agent asks" if given(permission.root_session_id, "") else "asks"
+    rows = [row(("? ", "warn"), (flat(permission.title), "strong"), (f"  {by_child} for permission", "dim"))]
+    most = 1_000_000 if whole else DIFF_LINES
+    diffs: tuple[Diff, ...] = given(permission.diffs, ())
+    path = given(permission.path, "")
+    detail = stripped(given(permission.detail, "")).strip("\n")
+    if permission.name == "shell" and not detail:
+        detail = stripped(str(permission.input.get("command", ""))).strip("\n")
+    if path and path not in {diff.path for diff in diffs}:
+        rows.append(row("  ", (short_path(path, directory), "")))
+    if detail and detail not in flat(permission.title):  # a short command is whole in the title
+        lines = detail.split("\n")
+        rows += indented("\n".join(lines[: most if whole else DETAIL_LINES]))
+        if not whole and len(lines) > DETAIL_LINES:
+            rows.append(row("  ", (f"… {len(lines) - DETAIL_LINES} more lines (d shows all)", "dim")))
+    for diff in diffs:
+        rows += diff_rows(diff, directory=directory, max_lines=most)
+    if not diffs and not detail and not path and permission.input:
+        rows.append(row("  ", (stripped(flat(json.dumps(permission.input, ensure_ascii=False))), "")))
+    return rows
+
+
+def choices_row(permission: Permission) -> Row:
+    """What one may answer."""
+    kinds = {option.kind for option in permission.options}
+    spans: list[Span] = [("allow? ", "warn")]
+    for kind, key, word in _CHOICES:
+        if kind in kinds:
+            spans.append((f"[{key}]", "strong"))
+            spans.append((f"{word}  ", ""))
+    return row(*spans, ("[d]etails", "dim"))
+
+
+def option_for(permission: Permission, kind: PermissionKind) -> str | None:
+    """The id of the option of this kind; of the other kind that says no more than it, if there is none."""
+    others: dict[PermissionKind, PermissionKind] = {"allow_always": "allow_once", "reject_once": "reject_always"}
+    for wanted in (kind, others.get(kind)):
+        for option in permission.options:
+            if option.kind == wanted:
+                return option.option_id
+    return None
+
+
+def answer_of(typed: str) -> PermissionKind | None:
+    """What somebody's answer means, if it is one."""
+    return ANSWERS.get(typed.strip().lower())
+
+
+def outcome_row(permission: Permission, resolved: PermissionResolved, own_id: str) -> Row:
+    """What became of a question, and who answered it if it was somebody else."""
+    outcome: PermissionOutcome = resolved.outcome
+    mark, said = _SAID[outcome.kind]
+    if outcome.kind == "policy":
+        mark, said = _SAID.get(str(outcome.option_id), (mark, said))
+        said += "" if mark == "· " else " by the server's policy"
+    by = resolved.by
+    if by and by.client_id != own_id:
+        said += f" (answered by {flat(by.name, max_chars=64)})"
+    good = mark.startswith("✓")
+    return row((mark, "good" if good else "bad"), (f"{said}: {flat(permission.title, max_chars=60)}", "dim"))
