@@ -13,7 +13,8 @@ from atrio_protocol.errors import ERRORS
 from atrio_protocol.events import EVENT_TYPES
 from atrio_protocol.methods import METHODS
 from atrio_server.cli.app import make_app
-from atrio_server.config import _SETTINGS, _variable
+from atrio_server.config.schema import schema_text
+from atrio_server.config.table import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 INSTALL = 'scripts/atrio run "map this project"'
@@ -51,8 +52,13 @@ def test_every_command_has_its_heading() -> None:
 
 def test_every_setting_has_its_heading() -> None:
     named = headings("configuration.md")
-    assert {setting.flag for setting in _SETTINGS.values()} - named == set()
-    assert {_variable(setting) for setting in _SETTINGS.values()} - named == set()
+    assert {setting.flag for setting in SETTINGS if setting.flag} - named == set()
+    assert {setting.variable for setting in SETTINGS if setting.variable} - named == set()
+    assert {setting.key for setting in SETTINGS if setting.in_file} - named == set()
+
+
+def test_the_schema_of_the_configuration_is_the_one_in_the_docs() -> None:
+    assert (ROOT / "docs/config.schema.json").read_text() == schema_text()
 
 
 def test_the_two_commands_come_first_in_the_readme() -> None:

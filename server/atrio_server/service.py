@@ -291,16 +291,16 @@ def _private(path: Path) -> Path:
     return path
 
 
-def run_server(settings: Settings) -> int:
-    """Run a server until it is told to stop; returns the exit code.
+def run_server(settings: Settings, environ: Mapping[str, str]) -> int:
+    """Run a server until it is told to stop; returns the exit code. ``environ`` is where its models find their keys.
 
     Raises:
         StateDirLocked, ListenError: It did not start.
     """
-    return trio.run(_run_server, settings)
+    return trio.run(_run_server, settings, environ)
 
 
-async def _run_server(settings: Settings) -> int:
+async def _run_server(settings: Settings, environ: Mapping[str, str]) -> int:
     allow_open_files(MAX_CONNECTIONS + OTHER_FILES)
     sink = LogSink()
     configure_logs(sink, settings.log_format)
@@ -308,7 +308,7 @@ async def _run_server(settings: Settings) -> int:
     async with trio.open_nursery() as background:
         background.start_soon(sink.serve, name="log")
         try:
-            await _serve_until_stopped(settings, background)
+            await _serve_until_stopped(settings, environ, background)
         except Exception as exc:  # noqa: BLE001  carried out of the nursery, which would wrap it in a group
             failed = exc
         background.cancel_scope.cancel()
@@ -317,10 +317,10 @@ async def _run_server(settings: Settings) -> int:
     return 0
 
 
-async def _serve_until_stopped(settings: Settings, background: trio.Nursery) -> None:
+async def _serve_until_stopped(settings: Settings, environ: Mapping[str, str], background: trio.Nursery) -> None:
     stop = trio.Event()
     await background.start(_stop_on_signal, stop)
-    async with open_service(settings, environ=os.environ, stop=stop) as running:
+    async with open_service(settings, environ=environ, stop=stop) as running:
         if settings.exit_idle_s is not None:
             background.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
         sys.stdout.write(_ready_line(running) + "\n")

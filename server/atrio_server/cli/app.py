@@ -35,6 +35,7 @@ _COMMANDS: Final = {
     "export": ("export:export", "[OPTIONS] [SESSION]", "Print a whole session."),
     "models": ("models:models", "[OPTIONS]", "List the models, and say which is used and why."),
     "serve": ("serve:serve", "[OPTIONS]", "Run a server."),
+    "config": ("config:app", "", "Show the configuration, and trust that of a project."),
     "token": ("token:app", "", "Show or replace the token that opens the server."),
     "schema": ("about:schema", "", "Print the JSON Schema of the protocol."),
     "version": ("about:version", "", "Print the version."),

@@ -1,7 +1,7 @@
 """`atrio serve`: from flags to settings to a server.
 
 Flags are taken as text and read by `atrio_server.config`, the same way as their
-variables. What a flag means is decided there, whether the server can run so is
+variables, and beside them the user's file. What a flag means is decided there, whether the server can run so is
 decided by `atrio_server.service`; nothing is decided here.
 """
 
@@ -53,9 +53,9 @@ def serve(
 
     When it is ready it prints one line of JSON with its addresses. Logs go to stderr.
     """
-    from atrio_server.config import server_settings
+    from atrio_server.config.user import server_config
 
-    settings = server_settings(
+    config = server_config(
         {
             "host": host,
             "port": port,
@@ -81,7 +81,7 @@ def serve(
 
     gc.set_threshold(*USUAL_THRESHOLD)
     try:
-        return run_server(settings)
+        return run_server(config.settings, config.environ)
     except Exception as exc:
         # Told here: no other command has a store, and none needs to import it to say what went wrong.
         from atrio_agent.store.base import StoreFailed
