@@ -19,6 +19,7 @@ from atrio_agent.models.base import Model
 from atrio_agent.models.choose import Models
 from atrio_agent.models.script import parse_script
 from atrio_agent.models.scripted import ScriptedModel
+from atrio_agent.permissions import PermissionRules
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
 from atrio_agent.store.memory import MemoryDisk, MemoryStore, open_memory_store
@@ -106,7 +107,11 @@ def terminals(events: list[Json]) -> list[tuple[str, str]]:
 
 @asynccontextmanager
 async def open_core(
-    *turns: Json, disk: MemoryDisk | None = None, model: Model | None = None, tools: Tools | None = None
+    *turns: Json,
+    disk: MemoryDisk | None = None,
+    model: Model | None = None,
+    tools: Tools | None = None,
+    rules: PermissionRules | None = None,
 ) -> AsyncGenerator[Core]:
     """Open a workspace's core with a new session; ``turns`` are those of the model's script."""
     disk = MemoryDisk() if disk is None else disk
@@ -125,7 +130,11 @@ async def open_core(
                 stream=Stream(rings),
                 rings=rings,
                 models=cast("Models", OneModel(model)),
-                tools=read_only_tools() if tools is None else tools,
+                make_tools=lambda _jobs: read_only_tools() if tools is None else tools,
+                child_tools=read_only_tools(),
+                output_dir=Path("/nowhere/output"),
+                closed=(),
+                rules=rules or PermissionRules(),
                 briefer=RulesAlone(),
                 gates=gates,
                 on_activity=lambda: None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import msgspec
 import structlog
 import trio
 
@@ -23,6 +24,7 @@ from atrio_agent.gates import Gates
 from atrio_agent.ground import Ground
 from atrio_agent.lifetime import Deadlines, Errand, Errands
 from atrio_agent.models.choose import Models
+from atrio_agent.permissions import Broker, PermissionRules, Question
 from atrio_agent.profile import MAX_TITLE_CHARS, session_view
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
@@ -30,6 +32,7 @@ from atrio_agent.store.base import (
     DeleteSessions,
     ForkSession,
     Loaded,
+    PutGrant,
     PutSession,
     SessionRow,
     Store,
@@ -38,12 +41,13 @@ from atrio_agent.store.base import (
 )
 from atrio_agent.streams import Rings, Stream
 from atrio_agent.titles import NEW_SESSION, fork_title
+from atrio_agent.tools.jobs import Jobs, open_jobs
 from atrio_agent.tools.registry import Tools
 from atrio_protocol.errors import MessageNotFound, SessionNotFound, StorageUnavailable, WorkspaceClosing
-from atrio_protocol.events import Notice, SessionCreated, SessionDeleted
+from atrio_protocol.events import Notice, PermissionRequested, PermissionResolved, SessionCreated, SessionDeleted
 from atrio_protocol.ids import new_id
+from atrio_protocol.things import Grant, Todo, Usage
 from atrio_protocol.things import Session as SessionView
-from atrio_protocol.things import Usage
 
 __all__ = ["Coordinator", "open_coordinator"]
 
@@ -65,8 +69,9 @@ class _Held:
 class Coordinator:
     """The sessions of one workspace. Made by `open_coordinator`."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, jobs: Jobs) -> None:
         self.ground = ground
+        self._jobs = jobs
         self._held: dict[str, _Held] = {}
         self._loading: dict[str, trio.Event] = {}
         self._deleted: set[str] = set()
@@ -115,13 +120,32 @@ class Coordinator:
             WorkspaceClosing: The workspace takes no new work.
             StorageUnavailable: It could not be stored; there is no new session.
         """
+        row = self._new_row(title or NEW_SESSION, title_is_final=title is not None, model=model)
+        return await self.ground.errands.do(lambda: self._make(row), name="new session")
+
+    async def open_child(self, parent: Session, title: str) -> Session:
+        """Make a session for a sub-agent of another. It is stored when this returns.
+
+        Raises:
+            SessionNotFound: The other is being deleted.
+            WorkspaceClosing, StorageUnavailable: As for `new_session`.
+        """
+        row = self._new_row(title, title_is_final=True, model=parent.profile.row.model)
+        beneath = msgspec.structs.replace(
+            row,
+            parent_session_id=parent.session_id,
+            root_session_id=parent.root_session_id or parent.session_id,
+        )
+        return await self.ground.errands.do(lambda: self._make(beneath), name="new child session")
+
+    def _new_row(self, title: str, *, title_is_final: bool, model: str | None) -> SessionRow:
         if self.closing:
             raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
         at = now()
-        row = SessionRow(
+        return SessionRow(
             session_id=new_id(self.ground.workspace_id, "s"),
-            title=title or NEW_SESSION,
-            title_is_final=title is not None,
+            title=title,
+            title_is_final=title_is_final,
             model=model,
             message_count=0,
             usage=Usage(),
@@ -129,7 +153,6 @@ class Coordinator:
             created_at=at,
             updated_at=at,
         )
-        return await self.ground.errands.do(lambda: self._make(row), name="new session")
 
     def fork_soon(self, source: Session, message_id: str | None) -> Errand[Session]:
         """Make a session that begins with what another one has said as of this step, up to a message or all of it.
@@ -179,7 +202,11 @@ class Coordinator:
         if held is not None:
             return held.session.profile.view()
         return session_view(
-            row, self.ground.workspace_id, state="idle", queued=0, viewers=self.ground.viewers(row.session_id)
+            row,
+            self.ground.workspace_id,
+            state="requires_action" if self.ground.broker.pending(row.session_id) else "idle",
+            queued=0,
+            viewers=self.ground.viewers(row.session_id),
         )
 
     def deleted(self, session_id: str) -> bool:
@@ -213,9 +240,11 @@ class Coordinator:
     async def quiesce(self, deadlines: Deadlines) -> None:
         """Close, and wait until every run has ended, at most until ``deadlines.terminals_at``.
 
-        What has not ended then is left to recovery.
+        Every command has ended before the runs that wait for it. What has not
+        ended then is left to recovery.
         """
         self.close()
+        self._jobs.close(by=deadlines.processes_at)
         with trio.CancelScope(deadline=deadlines.terminals_at) as budget:
             for held in list(self._held.values()):
                 await held.session.quiesced()
@@ -240,23 +269,33 @@ class Coordinator:
             loaded = None if self.deleted(session_id) else await self._read(session_id)
             if loaded is None or self.deleted(session_id):
                 raise _not_found(session_id)
-            return self._start(loaded)
+            return self._start(*loaded)
         finally:
             del self._loading[session_id]
             loading.set()
 
-    async def _read(self, session_id: str) -> Loaded | None:
+    async def _read(self, session_id: str) -> tuple[Loaded, tuple[Todo, ...]] | None:
+        store = self.ground.store
         try:
-            return await self.ground.store.load(session_id)
+            loaded = await store.load(session_id)
+            if loaded is None:
+                return None
+            grants, todos = await store.grants(session_id), await store.todos(session_id)
         except StoreFailed as exc:
             raise StorageUnavailable(f"The session cannot be read: {exc}") from exc
+        self.ground.broker.load_grants(grants)
+        return loaded, todos
 
     async def _make(self, row: SessionRow) -> Session:
+        if row.parent_session_id is not None and self.deleted(row.parent_session_id):
+            raise _not_found(row.parent_session_id)
         try:
             await self.ground.store.write_soon(PutSession(row=row)).wait()
         except StoreFailed as exc:
             raise StorageUnavailable(f"The session cannot be stored: {exc}") from exc
-        session = self._start(Loaded(row=row, runs=(), last_order=0, last_accept_seq=0))
+        if self.deleted(row.session_id):  # with its parent, meanwhile
+            raise _not_found(row.session_id)
+        session = self._start(Loaded(row=row, runs=(), last_order=0, last_accept_seq=0), ())
         self.ground.stream.publish(SessionCreated(session=session.profile.view()))
         return session
 
@@ -274,19 +313,19 @@ class Coordinator:
                 row=row, source_id=source_id, below=below, through=through, workspace_id=self.ground.workspace_id
             )
             await store.write_soon(fork).wait()
-            loaded = await store.load(row.session_id)
+            loaded = await self._read(row.session_id)
         except WriteRefused as exc:
             raise _not_found(source_id) from exc
         except StoreFailed as exc:
             raise StorageUnavailable(f"The fork cannot be stored: {exc}") from exc
         if loaded is None:
             raise _not_found(row.session_id)
-        session = self._start(loaded)
+        session = self._start(*loaded)
         self.ground.stream.publish(SessionCreated(session=session.profile.view()))
         return session
 
-    def _start(self, loaded: Loaded) -> Session:
-        session = Session(self.ground, loaded)
+    def _start(self, loaded: Loaded, todos: tuple[Todo, ...]) -> Session:
+        session = Session(self.ground, loaded, todos=todos, open_child=self.open_child)
         held = _Held(session, trio.CancelScope(), trio.current_time())
         self._held[session.session_id] = held
         if self.closing:
@@ -303,6 +342,8 @@ class Coordinator:
         store = self.ground.store
         doomed = [session.session_id]
         try:
+            # A child that is being made is stored before this, or finds its parent deleted.
+            await store.write_soon(PutSession(row=session.profile.row)).wait()
             doomed += await store.descendants(session.session_id)
             self._deleted.update(doomed)
             held = [self._held[session_id] for session_id in doomed if session_id in self._held]
@@ -324,7 +365,22 @@ class Coordinator:
                 one.session.stream.close("deleted")
                 one.session.profile.close()
                 one.scope.cancel()
+            self.ground.broker.forget_session(session_id)
             self.ground.stream.publish(SessionDeleted(session_id=session_id))
+
+    def tell_of_permission(self, question: Question, event: PermissionRequested | PermissionResolved) -> None:
+        """Publish what became of a question, wherever it is shown, and that those sessions wait or go on."""
+        shown_in = [question.session_id, *([question.root_session_id] if question.root_session_id else [])]
+        sessions = [self._held[session_id].session for session_id in shown_in if session_id in self._held]
+        for session in sessions:
+            session.stream.publish(event)
+        self.ground.stream.publish(event)
+        for session in sessions:
+            session.profile.refresh()
+
+    def keep_grant(self, grant: Grant) -> None:
+        """Store what was allowed for good. Who answered need not wait: a lost one is asked for again."""
+        self.ground.store.write_later(PutGrant(grant=grant))
 
     async def unload_idle(self) -> None:
         """Let go of sessions that nobody needs, for as long as the coordinator lives."""
@@ -359,19 +415,28 @@ async def open_coordinator(
     stream: Stream,
     rings: Rings,
     models: Models,
-    tools: Tools,
     briefer: Briefer,
+    make_tools: Callable[[Jobs], Tools],
+    child_tools: Tools,
+    output_dir: Path,
+    closed: tuple[Path, ...],
+    rules: PermissionRules,
     gates: Gates,
     on_activity: Callable[[], None],
     viewers: Callable[[str], int],
     record_requests: bool,
 ) -> AsyncGenerator[Coordinator]:
-    """Open the inner level of a workspace: the nursery of its sessions.
+    """Open the inner level of a workspace: the nurseries of its sessions and of its commands.
 
     On the way out whatever still runs is cancelled: walk through `close` and
     `quiesce` before, so that nothing does.
+
+    ``make_tools`` gives what the agent has here, on the workspace's commands;
+    ``child_tools`` is what a sub-agent has. ``output_dir`` is for what commands
+    say that is too long to be shown; it need not be there. No tool may enter a
+    ``closed`` directory. ``rules`` answer what nobody answers.
     """
-    async with trio.open_nursery() as nursery:
+    async with open_jobs(output_dir) as jobs, trio.open_nursery() as nursery:
         ground = Ground(
             workspace_id=workspace_id,
             root=root,
@@ -379,7 +444,16 @@ async def open_coordinator(
             stream=stream,
             rings=rings,
             models=models,
-            tools=tools,
+            tools=make_tools(jobs),
+            child_tools=child_tools,
+            broker=Broker(
+                workspace_id=workspace_id,
+                rules=rules,
+                publish=lambda question, event: coordinator.tell_of_permission(question, event),  # noqa: PLW0108  made below
+                keep=lambda grant: coordinator.keep_grant(grant),  # noqa: PLW0108  made below
+            ),
+            allowed=(output_dir,),
+            closed=closed,
             briefer=briefer,
             gates=gates,
             errands=Errands(nursery),
@@ -387,7 +461,7 @@ async def open_coordinator(
             viewers=viewers,
             record_requests=record_requests,
         )
-        coordinator = Coordinator(ground)
+        coordinator = Coordinator(ground, jobs)
         nursery.start_soon(coordinator.unload_idle, name="unload idle sessions")
         try:
             yield coordinator

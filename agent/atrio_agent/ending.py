@@ -137,6 +137,8 @@ def _results_for(ending: Ending, message: LiveMessage, outcome: Outcome) -> list
             status="cancelled" if outcome.reason == "cancelled" else "failed",
             input={} if part.input is None else part.input,
             input_text=UNSET,
+            output=UNSET,
+            output_from=UNSET,
             finished_at=now(),
         )
         why = TextBlock(text=_WHY.get(outcome.reason, "The turn ended before this call was done."))

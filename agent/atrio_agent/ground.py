@@ -13,6 +13,7 @@ from atrio_agent.briefing import Briefer
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Errands
 from atrio_agent.models.choose import Models
+from atrio_agent.permissions import Broker
 from atrio_agent.store.base import Store
 from atrio_agent.streams import Rings, Stream
 from atrio_agent.tools.registry import Tools
@@ -38,6 +39,10 @@ class Ground:
     rings: Rings
     models: Models
     tools: Tools
+    child_tools: Tools
+    broker: Broker
+    allowed: tuple[Path, ...]
+    closed: tuple[Path, ...]
     briefer: Briefer
     gates: Gates
     errands: Errands

@@ -15,6 +15,7 @@ import msgspec
 
 from atrio_agent.clock import now
 from atrio_protocol.content import TextBlock
+from atrio_protocol.limits import TOOL_OUTPUT_CHARS
 from atrio_protocol.parts import Part, ReasoningPart, ToolCallPart, lean_part
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Message, MessageFinish
@@ -47,6 +48,22 @@ class _Growing:
         return msgspec.structs.replace(self.part, text=text)
 
 
+@dataclass(slots=True)
+class _Output:
+    """What a tool call has said so far: its end, and how many code points there were before."""
+
+    kept: str = ""
+    dropped: int = 0
+
+    def append(self, text: str) -> int:
+        """Add to it; returns the code points that were there before, dropped ones included."""
+        offset = self.dropped + len(self.kept)
+        whole = self.kept + text
+        self.kept = whole[-TOOL_OUTPUT_CHARS:]
+        self.dropped += len(whole) - len(self.kept)
+        return offset
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class LiveMessage:
     """A message that is not completed, or whose run is not."""
@@ -66,6 +83,8 @@ class LiveMessage:
     completed: bool = False
     """Its `message.completed` is published."""
     _parts: list[Part | _Growing] = field(default_factory=list["Part | _Growing"])
+    _outputs: dict[int, _Output] = field(default_factory=dict[int, _Output])
+    """Live output of the tool calls that run, by part."""
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -73,7 +92,11 @@ class LiveMessage:
     def part(self, index: int) -> Part:
         """One part as it stands."""
         held = self._parts[index]
-        return held.whole() if isinstance(held, _Growing) else held
+        part = held.whole() if isinstance(held, _Growing) else held
+        output = self._outputs.get(index)
+        if output is None or not isinstance(part, ToolCallPart):
+            return part
+        return msgspec.structs.replace(part, output=output.kept, output_from=output.dropped or UNSET)
 
     def raw_part(self, index: int) -> Part:
         """One part without what it grew by; enough to know its type."""
@@ -85,8 +108,9 @@ class LiveMessage:
         return tuple(self.part(index) for index in range(len(self._parts)))
 
     def set_part(self, index: int, part: Part) -> None:
-        """Set a part, or add it when ``index`` is the next one. It does not grow any more."""
+        """Set a part, or add it when ``index`` is the next one. It does not grow any more; its live output is gone."""
         self.updated_at = now()
+        self._outputs.pop(index, None)
         if index == len(self._parts):
             self._parts.append(part)
         else:
@@ -108,9 +132,14 @@ class LiveMessage:
         held.length += len(text)
         return offset
 
+    def append_output(self, index: int, text: str) -> int:
+        """Add to the live output of a tool call; returns the code points it had before."""
+        return self._outputs.setdefault(index, _Output()).append(text)
+
     def clear(self) -> None:
         """Empty it: what was said is void, parts count from 0 again."""
         self._parts.clear()
+        self._outputs.clear()
         self.updated_at = now()
 
     def text(self) -> str:

@@ -27,7 +27,7 @@ from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Grant, Permission, PermissionOption, PermissionOutcome
 from atrio_protocol.who import Author
 
-__all__ = ["Answer", "Broker", "Decision", "Policy", "Question"]
+__all__ = ["Answer", "Broker", "Decision", "PermissionRules", "Policy", "Question"]
 
 Policy = Literal["ask", "allow", "deny"]
 
@@ -39,6 +39,18 @@ OPTIONS: Final = (
 
 REMEMBERED: Final = 1_000
 """Resolved questions that a late answer is still told the winner of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermissionRules:
+    """``allow`` and ``deny`` answer every question at once, whoever is there.
+
+    With ``ask`` a question without an answer expires after ``timeout_s``
+    seconds; never, if None.
+    """
+
+    policy: Policy = "ask"
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +100,7 @@ class Broker:
 
     Args:
         workspace_id: Ids of questions and grants begin with it.
-        policy: ``allow`` and ``deny`` answer every question at once, whoever is there.
-        timeout_s: After so many seconds without an answer a question expires; None never.
+        rules: What answers a question if nobody does.
         publish: Tells the streams of a session, of its root and of the workspace.
         keep: Called with a new grant, to store it.
     """
@@ -98,14 +109,12 @@ class Broker:
         self,
         *,
         workspace_id: str,
-        policy: Policy,
-        timeout_s: float | None,
+        rules: PermissionRules,
         publish: Callable[[Question, PermissionRequested | PermissionResolved], None],
         keep: Callable[[Grant], None],
     ) -> None:
         self._workspace_id = workspace_id
-        self._policy: Policy = policy
-        self._timeout_s = timeout_s
+        self._rules = rules
         self._publish = publish
         self._keep = keep
         self._pending: dict[str, _Pending] = {}
@@ -127,6 +136,10 @@ class Broker:
     def grants(self, session_id: str) -> tuple[Grant, ...]:
         """What was allowed for good in a session, the oldest first."""
         return tuple(grant for grant in self._grants.values() if grant.session_id == session_id)
+
+    def knows_grant(self, grant_id: str) -> bool:
+        """Whether a loaded session has this grant."""
+        return grant_id in self._grants
 
     def revoke(self, grant_id: str) -> Grant:
         """Take a grant back; calls that go on are not touched.
@@ -153,12 +166,12 @@ class Broker:
         if granted is not None:
             return Decision(allowed=True, kind="allow_always", by=granted.by)
         pending = self._ask(question)
-        if self._policy != "ask":
-            chosen = "allow_once" if self._policy == "allow" else "reject_once"
+        if self._rules.policy != "ask":
+            chosen = "allow_once" if self._rules.policy == "allow" else "reject_once"
             self._resolve(pending, PermissionOutcome(kind="policy", option_id=chosen), None)
-            return Decision(allowed=self._policy == "allow", kind="policy")
+            return Decision(allowed=self._rules.policy == "allow", kind="policy")
         try:
-            with trio.move_on_after(float("inf") if self._timeout_s is None else self._timeout_s):
+            with trio.move_on_after(float("inf") if self._rules.timeout_s is None else self._rules.timeout_s):
                 await pending.answered.wait()
             if pending.outcome is None:
                 self._resolve(pending, PermissionOutcome(kind="expired"), None)
@@ -218,7 +231,9 @@ class Broker:
 
     def _ask(self, question: Question) -> _Pending:
         ask = question.ask
-        expires = None if self._timeout_s is None else datetime.now(UTC) + timedelta(seconds=self._timeout_s)
+        expires = (
+            None if self._rules.timeout_s is None else datetime.now(UTC) + timedelta(seconds=self._rules.timeout_s)
+        )
         permission = Permission(
             permission_id=new_id(self._workspace_id, "p"),
             session_id=question.session_id,

@@ -19,7 +19,7 @@ from atrio_agent.models.catalog import cost_of
 from atrio_agent.store.base import Op, PutSession, SessionRow, StoreFailed
 from atrio_agent.streams import Stream
 from atrio_agent.titles import NEW_SESSION, fallback_title, make_title
-from atrio_agent.usage import usage_with
+from atrio_agent.usage import usage_beside, usage_with
 from atrio_protocol.content import ContentBlock
 from atrio_protocol.errors import WireError
 from atrio_protocol.events import SessionUpdated
@@ -62,9 +62,9 @@ class Profile:
     """The living row of a loaded session."""
 
     def __init__(
-        self, ground: Ground, row: SessionRow, stream: Stream, activity: Callable[[], tuple[bool, int]]
+        self, ground: Ground, row: SessionRow, stream: Stream, activity: Callable[[], tuple[SessionState, int]]
     ) -> None:
-        """``activity`` tells whether the session is running and how many runs wait."""
+        """``activity`` tells what the session does and how many runs wait."""
         self._ground = ground
         self._stream = stream
         self._activity = activity
@@ -75,11 +75,11 @@ class Profile:
 
     def view(self) -> Session:
         """The session as it stands."""
-        running, queued = self._activity()
+        state, queued = self._activity()
         return session_view(
             self.row,
             self._ground.workspace_id,
-            state="running" if running else "idle",
+            state=state,
             queued=queued,
             viewers=self._ground.viewers(self.row.session_id),
         )
@@ -147,6 +147,11 @@ class Profile:
     def count_tokens(self, usage: Usage) -> None:
         """A model request used this much."""
         self._change(usage=usage_with(self.row.usage, usage))
+        self.refresh()
+
+    def count_beside(self, usage: Usage) -> None:
+        """A sub-agent used this much."""
+        self._change(usage=usage_beside(self.row.usage, usage))
         self.refresh()
 
     def ops_at_end(self, new_messages: int) -> tuple[Op, ...]:

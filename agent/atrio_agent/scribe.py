@@ -15,7 +15,7 @@ from atrio_agent.clock import now
 from atrio_agent.messages import LiveMessage, growing_field
 from atrio_agent.store.base import AppendText, PutMessage, Store
 from atrio_agent.streams import Stream
-from atrio_protocol.events import MessageCompleted, MessageCreated, MessageDelta, MessagePart, MessageReset
+from atrio_protocol.events import MessageCompleted, MessageCreated, MessageDelta, MessagePart, MessageReset, ToolOutput
 from atrio_protocol.ids import new_id
 from atrio_protocol.parts import Part, lean_part
 from atrio_protocol.things import Message, MessageFinish, lean_message
@@ -98,6 +98,11 @@ class Scribe:
                 text=text,
             )
         )
+
+    def output(self, message: LiveMessage, index: int, text: str) -> None:
+        """Add to the live output of a tool call. It is told and shown, and not stored: its result will be."""
+        offset = message.append_output(index, text)
+        self._stream.publish(ToolOutput(message_id=message.message_id, part=index, offset=offset, text=text))
 
     def part(self, message: LiveMessage, index: int, part: Part) -> None:
         """Set or add a part."""

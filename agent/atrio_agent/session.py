@@ -11,6 +11,7 @@ terminal, published after it is stored.
 """
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -28,21 +29,25 @@ from atrio_agent.messages import LiveMessage
 from atrio_agent.profile import Profile, without_text
 from atrio_agent.runs import LiveRun, Outcome
 from atrio_agent.scribe import Scribe
-from atrio_agent.store.base import AcceptRun, Loaded, PutRun, StoreFailed, WriteRefused
+from atrio_agent.store.base import AcceptRun, Loaded, PutRun, PutTodos, StoreFailed, WriteRefused
 from atrio_agent.streams import Stream
+from atrio_agent.tools.base import FileSeen
 from atrio_agent.turn import Turn
 from atrio_protocol.content import ContentBlock
 from atrio_protocol.errors import AgentFailed, RunError, WireError
-from atrio_protocol.events import Notice, RunAccepted, RunCompleted, RunFolded, RunStarted
-from atrio_protocol.things import Delivery, Run, RunKind
+from atrio_protocol.events import Notice, RunAccepted, RunCompleted, RunFolded, RunStarted, TodosUpdated
+from atrio_protocol.things import Delivery, Permission, Run, RunKind, SessionState, Todo
 from atrio_protocol.who import Author
 
-__all__ = ["Session"]
+__all__ = ["OpenChild", "Session"]
 
 RETRY_S: Final = 1.0
 """Seconds between two tries to store the end of a run."""
 
 REQUESTS_KEPT: Final = 200
+
+OpenChild = Callable[["Session", str], Awaitable["Session"]]
+"""Makes a session beneath another, with a title."""
 
 log = structlog.get_logger("atrio.session")
 
@@ -50,9 +55,14 @@ log = structlog.get_logger("atrio.session")
 class Session:
     """A loaded session. Its coordinator runs `serve` for as long as it is loaded."""
 
-    def __init__(self, ground: Ground, loaded: Loaded) -> None:
+    def __init__(self, ground: Ground, loaded: Loaded, *, todos: tuple[Todo, ...], open_child: OpenChild) -> None:
+        """``open_child`` makes a session for a sub-agent of this one."""
         self._ground = ground
+        self.open_child = open_child
         self.session_id = loaded.row.session_id
+        self.todos = todos
+        self.seen: dict[str, FileSeen] = {}
+        """The files that the agent has read or written here, as they were then."""
         self.stream = Stream(ground.rings)
         self.requests: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
         self.briefing: Briefing | None = None  # what the model was told last
@@ -112,6 +122,21 @@ class Session:
         """Undo an acceptance that could not be stored. It was named nowhere. Safe to call twice."""
         self.inbox.forget(run)
         self._ground.on_activity()
+
+    @property
+    def root_session_id(self) -> str | None:
+        """The session that people see a sub-agent's questions in; None if it is this one."""
+        return self.profile.row.root_session_id
+
+    def permissions(self) -> tuple[Permission, ...]:
+        """The questions that wait here, those of sub-agents included, the oldest first."""
+        return self._ground.broker.pending(self.session_id)
+
+    def set_todos(self, todos: tuple[Todo, ...]) -> None:
+        """Replace the list of things to do."""
+        self.todos = todos
+        self._ground.store.write_later(PutTodos(session_id=self.session_id, todos=todos))
+        self.stream.publish(TodosUpdated(todos=todos))
 
     def close(self) -> None:
         """Refuse new prompts and cancel every run. Does not wait; safe to call twice."""
@@ -373,10 +398,13 @@ class Session:
                 self._leave_to_recovery(run)
         self.inbox.active = None
 
-    def _state(self) -> tuple[bool, int]:
-        """Whether the session is running, and how many announced runs wait."""
+    def _state(self) -> tuple[SessionState, int]:
+        """What the session does, and how many announced runs wait."""
         active, queue = self.inbox.active, self.inbox.queue
-        return active is not None or bool(queue), sum(run is not active for run in queue)
+        waiting = sum(run is not active for run in queue)
+        if self.permissions():
+            return "requires_action", waiting
+        return "running" if active is not None or queue else "idle", waiting
 
     async def hold(self, point: HoldPoint, run: LiveRun) -> None:
         """Stop before the next step of this kind if a test asked for it."""

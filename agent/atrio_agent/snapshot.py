@@ -57,6 +57,7 @@ async def take_snapshot(
         live = session.scribe.live_page(None)
         stored_below = session.scribe.stored_below
         view = session.profile.view()
+        todos, permissions = session.todos, session.permissions()
         runs = [run.view() for run in session.inbox.announced]
         over = [
             run_id for run_id in dict.fromkeys(watch) if session.inbox.knows(run_id) and not session.inbox.find(run_id)
@@ -73,9 +74,9 @@ async def take_snapshot(
                 session=view,
                 messages=page.messages,
                 more=page.more,
-                todos=(),
+                todos=todos,
                 runs=tuple(runs),
-                permissions=(),
+                permissions=permissions,
             )
 
 

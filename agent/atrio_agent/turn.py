@@ -4,15 +4,23 @@ It joins the run, its model and the session's scribe for the time of one turn,
 and counts tokens. It decides nothing; the session and the loop do.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from atrio_agent.ask import Ask
+from atrio_agent.clock import now
+from atrio_agent.delegation import delegate
 from atrio_agent.gates import HoldPoint
 from atrio_agent.ground import Ground
 from atrio_agent.models.base import Model, ModelRequest, UsageReport
+from atrio_agent.permissions import Decision, Question
+from atrio_agent.reply import Call
 from atrio_agent.runs import LiveRun
-from atrio_agent.tools.base import Place
+from atrio_agent.store.base import PutFileVersion
+from atrio_agent.tools.base import FileVersion, Place
 from atrio_agent.usage import usage_of, usage_with
 from atrio_protocol.things import Message, Usage
 
@@ -33,7 +41,7 @@ class Turn:
         self._ground = ground
         self.run = run
         self.model = model
-        self.tools = ground.tools
+        self.tools = ground.tools if session.root_session_id is None else ground.child_tools
         self.scribe = session.scribe
         self._first_order = first_order
 
@@ -68,11 +76,46 @@ class Turn:
 
     def place(self, tool_call_id: str) -> Place:
         """Where a tool of this turn works."""
-        return Place(
+        place = Place(
             root=self._ground.root,
             session_id=self.run.session_id,
             run_id=self.run.run_id,
             tool_call_id=tool_call_id,
+            allowed=self._ground.allowed,
+            closed=self._ground.closed,
+            seen=self._session.seen,
+            keep_version=partial(self._keep_version, tool_call_id),
+            set_todos=self._session.set_todos,
+        )
+        if self._session.root_session_id is not None:
+            return place  # a sub-agent has none of its own
+        return replace(place, delegate=partial(delegate, self._session, self.run, tool_call_id))
+
+    async def permit(self, call: Call, ask: Ask) -> Decision:
+        """Find out whether a call may be done; waits for an answer if need be."""
+        return await self._ground.broker.decide(
+            Question(
+                session_id=self.run.session_id,
+                root_session_id=self._session.root_session_id,
+                run_id=self.run.run_id,
+                tool_call_id=call.tool_call_id,
+                tool=call.name,
+                input=call.input or {},
+                ask=ask,
+            )
+        )
+
+    def _keep_version(self, tool_call_id: str, version: FileVersion) -> None:
+        self._ground.store.write_later(
+            PutFileVersion(
+                session_id=self.run.session_id,
+                run_id=self.run.run_id,
+                tool_call_id=tool_call_id,
+                path=version.path,
+                before=version.before,
+                after=version.after,
+                at=now(),
+            )
         )
 
     def notice(self, severity: Literal["info", "warning", "error"], title: str, detail: str) -> None:

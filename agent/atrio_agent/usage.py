@@ -14,7 +14,7 @@ from atrio_agent.models.estimate import estimate_request, estimate_text
 from atrio_protocol.struct import UNSET, UnsetType
 from atrio_protocol.things import Cost, Usage
 
-__all__ = ["usage_of", "usage_with"]
+__all__ = ["usage_beside", "usage_of", "usage_with"]
 
 
 def usage_of(model: Model, request: ModelRequest, report: UsageReport | None, answer: str) -> Usage:
@@ -38,6 +38,13 @@ def usage_with(before: Usage, newest: Usage) -> Usage:
         output_tokens=before.output_tokens + newest.output_tokens,
         cost=_cost_with(before.cost, newest.cost),
         estimated=before.estimated or newest.estimated,
+    )
+
+
+def usage_beside(before: Usage, other: Usage) -> Usage:
+    """The usage so far, with what was used outside of this conversation: its context is as it was."""
+    return msgspec.structs.replace(
+        usage_with(before, other), context_tokens=before.context_tokens, context_size=before.context_size
     )
 
 

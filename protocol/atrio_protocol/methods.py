@@ -20,7 +20,20 @@ from atrio_protocol.limits import (
     PAGE_LIMIT_MAX,
 )
 from atrio_protocol.struct import UNSET, Positive, UnsetType, Whole, WireStruct
-from atrio_protocol.things import Client, Delivery, McpState, Message, Permission, Run, Session, Todo, Workspace
+from atrio_protocol.things import (
+    Client,
+    Delivery,
+    Grant,
+    McpState,
+    Message,
+    Permission,
+    PermissionOutcome,
+    Run,
+    Session,
+    Todo,
+    Workspace,
+)
+from atrio_protocol.who import Author
 
 __all__ = [
     "METHODS",
@@ -55,6 +68,12 @@ __all__ = [
     "OpenParams",
     "OpenResult",
     "PeerInfo",
+    "PermissionGrantsResult",
+    "PermissionListParams",
+    "PermissionListResult",
+    "PermissionRespondParams",
+    "PermissionRespondResult",
+    "PermissionRevokeParams",
     "Position",
     "PromptParams",
     "PromptResult",
@@ -364,6 +383,38 @@ class ModelPrice(WireStruct, kw_only=True):
     currency: str
 
 
+class PermissionListParams(WireStruct, kw_only=True):
+    """One of the two."""
+
+    workspace_id: str | None | UnsetType = UNSET
+    session_id: str | None | UnsetType = UNSET
+
+
+class PermissionListResult(WireStruct, kw_only=True):
+    permissions: tuple[Permission, ...]
+
+
+class PermissionRespondParams(WireStruct, kw_only=True):
+    permission_id: str
+    option_id: str
+
+
+class PermissionRespondResult(WireStruct, kw_only=True):
+    """``resolved``: this answer was the one that counted; else ``outcome`` and ``by`` tell of the one that did."""
+
+    resolved: bool
+    outcome: PermissionOutcome
+    by: Author | UnsetType = UNSET
+
+
+class PermissionGrantsResult(WireStruct, kw_only=True):
+    grants: tuple[Grant, ...]
+
+
+class PermissionRevokeParams(WireStruct, kw_only=True):
+    grant_id: str
+
+
 class ModelInfo(WireStruct, kw_only=True):
     model_id: str
     provider: str
@@ -472,6 +523,10 @@ METHODS: dict[str, Method] = {
         Method("run/get", RunParams, RunResult, "observe"),
         Method("run/list", RunListParams, RunListResult, "observe"),
         Method("run/wait", RunWaitParams, RunResult, "observe"),
+        Method("permission/list", PermissionListParams, PermissionListResult, "observe"),
+        Method("permission/respond", PermissionRespondParams, PermissionRespondResult, "approve"),
+        Method("permission/grants", SessionParams, PermissionGrantsResult, "approve"),
+        Method("permission/revoke", PermissionRevokeParams, Empty, "approve"),
         Method("model/list", ModelListParams, ModelListResult, "observe"),
         Method("server/info", NoParams, ServerInfoResult, "observe"),
         Method("server/shutdown", ServerShutdownParams, Empty, "admin"),

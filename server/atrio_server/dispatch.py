@@ -40,7 +40,7 @@ from atrio_protocol.limits import MAX_ID_CHARS
 from atrio_protocol.methods import METHODS, Method
 from atrio_protocol.who import Author
 from atrio_server.calls import AttachReply, Caller, Later, Reply
-from atrio_server.handlers import connection, hooks, prompts, runs, sessions, workspaces
+from atrio_server.handlers import connection, hooks, permissions, prompts, runs, sessions, workspaces
 from atrio_server.handlers import server as server_handlers
 from atrio_server.server import Server
 
@@ -77,6 +77,10 @@ HANDLERS: Final[dict[str, Handler]] = {
     "run/get": runs.run_get,
     "run/list": runs.run_list,
     "run/wait": runs.run_wait,
+    "permission/list": permissions.permission_list,
+    "permission/respond": permissions.permission_respond,
+    "permission/grants": permissions.permission_grants,
+    "permission/revoke": permissions.permission_revoke,
     "model/list": server_handlers.model_list,
     "server/info": server_handlers.server_info,
     "server/shutdown": server_handlers.server_shutdown,

@@ -27,12 +27,14 @@ import trio
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Deadlines
 from atrio_agent.models.choose import Models, open_models
+from atrio_agent.permissions import PermissionRules
 from atrio_agent.store.base import Store
 from atrio_agent.store.index import SqliteRunIndex, open_run_index
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.streams import Rings
+from atrio_agent.tools.programs import AllowList
 from atrio_agent.tools.redact import Redactor
-from atrio_agent.tools.registry import read_only_tools
+from atrio_agent.tools.registry import all_tools, read_only_tools
 from atrio_protocol.limits import MAX_CONNECTIONS
 from atrio_server.auth import Access, Identity, host_literal
 from atrio_server.calls import Caller
@@ -54,6 +56,7 @@ __all__ = ["Running", "open_service", "run_server"]
 
 INDEX_FILE: Final = "index.db"
 DATABASE_FILE: Final = "atrio.db"
+OUTPUT_DIRECTORY: Final = "output"
 
 OTHER_FILES: Final = 512
 """Open files beside the clients' connections: databases, providers, what tools read."""
@@ -177,9 +180,13 @@ def _make_server(
     stop: trio.Event,
     known_secrets: tuple[str, ...],
 ) -> Server:
+    redactor = Redactor(known_secrets)
     means = Means(
         models=models,
-        tools=read_only_tools(Redactor(known_secrets)),
+        make_tools=partial(all_tools, allowed=AllowList(), redactor=redactor),
+        child_tools=read_only_tools(redactor),
+        rules=PermissionRules(policy=settings.permissions, timeout_s=settings.permission_timeout_s),
+        closed=(settings.state_dir.resolve(),),
         gates=gates,
         rings=Rings(),
         detach_grace_s=settings.detach_grace_s,
@@ -274,7 +281,9 @@ async def _open_store(
     directory = Path("workspaces") / f"{name}-{workspace.workspace_id[1:]}"
     row = await index.register_workspace(workspace.workspace_id, str(workspace.path), str(directory))
     workspace.created_at = row.created_at
-    database = await trio.to_thread.run_sync(_prepare_home, state_dir / row.directory, limiter=opening)
+    home = state_dir / row.directory
+    workspace.output_dir = home.resolve() / OUTPUT_DIRECTORY
+    database = await trio.to_thread.run_sync(_prepare_home, home, limiter=opening)
     async with open_sqlite_store(database, index=index, workspace_id=workspace.workspace_id) as store:
         yield store
 

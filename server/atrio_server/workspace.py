@@ -28,8 +28,10 @@ from atrio_agent.mcp.keeper import Severity
 from atrio_agent.mcp.server import McpServer
 from atrio_agent.mcp.servers import Mcp, open_mcp
 from atrio_agent.models.choose import Models
+from atrio_agent.permissions import PermissionRules
 from atrio_agent.store.base import Store
 from atrio_agent.streams import Rings, Stream
+from atrio_agent.tools.jobs import Jobs
 from atrio_agent.tools.registry import Tools
 from atrio_protocol.events import WorkspaceClosingEvent
 from atrio_protocol.things import McpState
@@ -42,15 +44,21 @@ __all__ = ["HOLD_S", "Means", "Workspace"]
 HOLD_S: Final = 30.0
 """Seconds that an open over HTTP, or a method that names something inside, keeps a workspace open."""
 
+OWN_DIRECTORY: Final = ".atrio"
+"""Where a workspace keeps Atrio's configuration, out of the reach of tools."""
+
 log = structlog.get_logger("atrio.workspace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What every workspace of the server works with."""
+    """What every workspace of the server works with. ``closed``: directories that no tool may enter."""
 
     models: Models
-    tools: Tools
+    make_tools: Callable[[Jobs], Tools]
+    child_tools: Tools
+    rules: PermissionRules
+    closed: tuple[Path, ...]
     gates: Gates
     rings: Rings
     detach_grace_s: float
@@ -70,6 +78,8 @@ class Workspace:
         self.workspace_id = workspace_id
         self.path = path
         self.created_at = ""
+        self.output_dir = path / OWN_DIRECTORY / "output"
+        """For what commands say that is too long to be shown; where it is kept decides where that is."""
         self.state: Literal["opening", "open", "closing", "closed"] = "opening"
         self.stream = Stream(means.rings)
         self.presence = Presence(
@@ -231,7 +241,11 @@ class Workspace:
             stream=self.stream,
             rings=self._means.rings,
             models=self._means.models,
-            tools=self._means.tools.with_more(mcp.tools),
+            make_tools=lambda jobs: self._means.make_tools(jobs).with_more(mcp.tools),
+            child_tools=self._means.child_tools,
+            output_dir=self.output_dir,
+            closed=(*self._means.closed, self.path / OWN_DIRECTORY),
+            rules=self._means.rules,
             briefer=self._means.briefer(),
             gates=self._means.gates,
             on_activity=self._wake,

@@ -23,6 +23,7 @@ from atrio_agent.store.base import RunIndex, Store, StoreFailed
 from atrio_protocol.errors import (
     PathNotAllowed,
     PathNotFound,
+    PermissionNotFound,
     RunNotFound,
     ServerClosing,
     SessionNotFound,
@@ -136,6 +137,18 @@ class Workspaces:
     async def of_message(self, message_id: str) -> Workspace | None:
         """Find the workspace that a message id belongs to, opening it with a hold if need be."""
         return await self._known(workspace_id_of(message_id))
+
+    async def of_permission(self, permission_id: str) -> Workspace:
+        """Find the workspace of a permission or grant, opening it with a hold if need be.
+
+        Raises:
+            PermissionNotFound: No workspace can have it.
+            ServerClosing, StorageUnavailable: It cannot be looked for now.
+        """
+        workspace = await self._known(workspace_id_of(permission_id))
+        if workspace is None:
+            raise PermissionNotFound(f"There is no permission {permission_id!r}.", permissionId=permission_id)
+        return workspace
 
     def close(self, deadlines: Deadlines) -> None:
         """Refuse everything new and close every workspace at once. Does not wait."""

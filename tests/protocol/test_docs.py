@@ -116,6 +116,7 @@ def test_nothing_is_described_that_is_not_there() -> None:
         "ContentBlock",
         "Author",
         "Client",
+        "Grant",
         "Permission",
     }
     known = {

@@ -20,6 +20,7 @@ from atrio_agent.lifetime import Deadlines
 from atrio_agent.models.choose import Models
 from atrio_agent.models.script import parse_script
 from atrio_agent.models.scripted import ScriptedModel
+from atrio_agent.permissions import PermissionRules
 from atrio_agent.store.memory import MemoryDisk, MemoryRunIndex, MemoryStore, open_memory_store
 from atrio_agent.streams import Rings
 from atrio_agent.tools.registry import read_only_tools
@@ -72,7 +73,10 @@ class InMemory:
         models = cast("Models", OneModel(script, self.gates))
         means = Means(
             models=models,
-            tools=read_only_tools(),
+            make_tools=lambda _jobs: read_only_tools(),
+            child_tools=read_only_tools(),
+            rules=PermissionRules(),
+            closed=(),
             gates=self.gates,
             rings=Rings(),
             detach_grace_s=10.0,

@@ -19,8 +19,8 @@ from wire.conftest import Harness
 from wire.http import http
 from wire.steps import GATED, PLAIN, new_session, terminals
 
-LATER = {"forbidden", "permission_not_found", "invalid_option"}
-"""Kinds of parts that are not there yet: scopes of tokens, and permissions."""
+LATER = {"forbidden"}
+"""Kinds of parts that are not there yet: scopes of tokens."""
 
 HELLO = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "0"}}
 
@@ -29,6 +29,7 @@ FAILING = [
     for kind in ERRORS
     if issubclass(ERRORS[kind], RunError) and kind not in {"loop_detected", "agent_failed"}
 ]
+ASKING = {"match": "^ask", "responses": [[{"tool": "shell", "input": {"command": "make"}}]]}
 LOOPING = {"match": "^loop", "responses": [[{"tool": "ls", "input": {}}]]}
 
 
@@ -53,6 +54,7 @@ async def kinds_of_one_connection(wire: Wire, running: Running, workspace: str, 
         ("workspace/get", {"workspaceId": "waaaaaaaaaaaaa"}),
         ("run/get", {"runId": "no such run"}),
         ("message/get", {"messageId": unknown}),
+        ("permission/respond", {"permissionId": unknown, "optionId": "allow_once"}),
     ]
     kinds: set[str] = set()
     for method, params in refused:
@@ -60,6 +62,12 @@ async def kinds_of_one_connection(wire: Wire, running: Running, workspace: str, 
         assert refusal.code == ERRORS[refusal.kind].code
         assert refusal.data["retryable"] == ERRORS[refusal.kind].retryable
         kinds.add(refusal.kind)
+
+    await wire.prompt(session, "ask", runId="asking")
+    asked = (await wire.event(session, "permission.requested"))["permission"]
+    refusal = await wire.refused("permission/respond", permissionId=asked["permissionId"], optionId="maybe")
+    kinds.add(refusal.kind)
+    await wire.call("session/cancel", sessionId=session, wait=True)
 
     await wire.prompt(session, "gated", runId="active")
     await wire.call("test/gates", wait="go")
@@ -108,7 +116,7 @@ async def refusal_kind(reply: Awaitable[Any]) -> str:
 
 @pytest.mark.scenario("E1")
 async def test_every_kind_of_error_can_be_met_and_harms_nobody(bench: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bench.script(*FAILING, LOOPING, GATED, PLAIN)
+    model = bench.script(*FAILING, ASKING, LOOPING, GATED, PLAIN)
     async with bench.serve(model=model, limit_s=90) as running, bench.open(running) as (canary, workspace):
         mine = await new_session(canary, workspace)
         await canary.prompt(mine, "gated", runId="canary")

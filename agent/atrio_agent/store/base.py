@@ -10,13 +10,13 @@ committed in the order in which they were made. Reading sees what is committed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal, Protocol, dataclass_transform
+from typing import Protocol, dataclass_transform
 
 import msgspec
 import trio
 
 from atrio_protocol.struct import UNSET, UnsetType
-from atrio_protocol.things import Grant, Message, Run, Usage
+from atrio_protocol.things import Grant, Message, Run, Todo, Usage
 
 __all__ = [
     "AcceptRun",
@@ -45,7 +45,6 @@ __all__ = [
     "SessionRow",
     "Store",
     "StoreFailed",
-    "TodoRow",
     "WorkspaceRow",
     "WriteRefused",
 ]
@@ -106,13 +105,6 @@ class FileVersionRow(Row, kw_only=True):
     before: str | None
     after: str | None
     at: str
-
-
-class TodoRow(Row, kw_only=True):
-    """One thing that a session has to do."""
-
-    content: str
-    status: Literal["pending", "in_progress", "completed"]
 
 
 class PutSession(Row, kw_only=True):
@@ -208,7 +200,7 @@ class PutTodos(Row, kw_only=True):
     """Replace a session's todos. Ignored if the session is not there."""
 
     session_id: str
-    todos: tuple[TodoRow, ...]
+    todos: tuple[Todo, ...]
 
 
 class PutGrant(Row, kw_only=True):
@@ -445,10 +437,14 @@ class Store(Protocol):
         """What a file held, by the digest in a version; None if no version that is kept has it."""
         ...
 
-    async def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+    async def todos(self, session_id: str) -> tuple[Todo, ...]:
         """A session's todos, in their order."""
         ...
 
     async def grants(self, session_id: str) -> tuple[Grant, ...]:
         """What is allowed for good in a session, oldest first."""
+        ...
+
+    async def grant(self, grant_id: str) -> Grant | None:
+        """One of them, of whichever session."""
         ...

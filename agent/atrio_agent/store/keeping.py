@@ -15,10 +15,10 @@ from typing import Final
 
 import msgspec
 
-from atrio_agent.store.base import FileVersionRow, PutFileVersion, PutGrant, PutTodos, TodoRow
+from atrio_agent.store.base import FileVersionRow, PutFileVersion, PutGrant, PutTodos
 from atrio_agent.store.connection import Connection
 from atrio_agent.store.versions import MAX_VERSIONS, MAX_VERSIONS_BYTES, digest_of
-from atrio_protocol.things import Grant
+from atrio_protocol.things import Grant, Todo
 
 __all__ = [
     "copy_todos",
@@ -26,6 +26,7 @@ __all__ = [
     "drop_grant",
     "find_content",
     "find_file_versions",
+    "find_grant",
     "find_grants",
     "find_todos",
     "put_file_version",
@@ -68,7 +69,7 @@ INSERT INTO grants (grant_id, session_id, body) SELECT ?, session_id, ? FROM ses
 ON CONFLICT (grant_id) DO UPDATE SET session_id = excluded.session_id, body = excluded.body
 """
 
-_read_todos: Final = msgspec.json.Decoder(tuple[TodoRow, ...]).decode
+_read_todos: Final = msgspec.json.Decoder(tuple[Todo, ...]).decode
 _read_grant: Final = msgspec.json.Decoder(Grant).decode
 
 
@@ -141,7 +142,7 @@ def find_content(connection: Connection, digest: str) -> bytes | None:
     return None
 
 
-def find_todos(connection: Connection, session_id: str) -> tuple[TodoRow, ...]:
+def find_todos(connection: Connection, session_id: str) -> tuple[Todo, ...]:
     """A session's todos, in their order."""
     for (body,) in connection.execute("SELECT body FROM todos WHERE session_id = ?", (session_id,)):
         return _read_todos(body)
@@ -152,6 +153,13 @@ def find_grants(connection: Connection, session_id: str) -> tuple[Grant, ...]:
     """A session's grants, the oldest first."""
     rows = connection.execute("SELECT body FROM grants WHERE session_id = ?", (session_id,))
     return tuple(sorted((_read_grant(body) for (body,) in rows), key=lambda grant: (grant.at, grant.grant_id)))
+
+
+def find_grant(connection: Connection, grant_id: str) -> Grant | None:
+    """One grant, of whichever session."""
+    for (body,) in connection.execute("SELECT body FROM grants WHERE grant_id = ?", (grant_id,)):
+        return _read_grant(body)
+    return None
 
 
 def _drop_contents(connection: Connection, digests: set[str | None]) -> None:

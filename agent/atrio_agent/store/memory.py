@@ -25,7 +25,6 @@ from atrio_agent.store.base import (
     SessionPage,
     SessionRow,
     StoreFailed,
-    TodoRow,
     WorkspaceRow,
 )
 from atrio_agent.store.memory_disk import KeptSession, MemoryDisk
@@ -43,7 +42,7 @@ from atrio_agent.store.search import matches, query_words
 from atrio_agent.store.writer import Call, Writer, open_writer
 from atrio_protocol.ids import new_id, workspace_id_for, workspace_id_of
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Grant, Message, Run
+from atrio_protocol.things import Grant, Message, Run, Todo
 
 __all__ = ["MemoryDisk", "MemoryRunIndex", "MemoryStore", "open_memory_store"]
 
@@ -232,7 +231,7 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return self._disk.content(digest)
 
-    async def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+    async def todos(self, session_id: str) -> tuple[Todo, ...]:
         await trio.lowlevel.checkpoint()
         return self._disk.todos.get(session_id, ())
 
@@ -240,6 +239,10 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         mine = [grant for grant in self._disk.grants.values() if grant.session_id == session_id]
         return tuple(sorted(mine, key=lambda grant: (grant.at, grant.grant_id)))
+
+    async def grant(self, grant_id: str) -> Grant | None:
+        await trio.lowlevel.checkpoint()
+        return self._disk.grants.get(grant_id)
 
     def _row(self, kept: KeptSession) -> SessionRow:
         return _raised(kept, self._disk.generation)

@@ -34,7 +34,6 @@ from atrio_agent.store.base import (
     RunNotOpen,
     SessionRow,
     StoreFailed,
-    TodoRow,
     WriteRefused,
 )
 from atrio_agent.store.copying import copies_of
@@ -43,7 +42,7 @@ from atrio_agent.store.search import searchable_text
 from atrio_agent.store.versions import MAX_VERSIONS, MAX_VERSIONS_BYTES, digest_of
 from atrio_agent.store.writer import Call
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Grant, Message, Run
+from atrio_protocol.things import Grant, Message, Run, Todo
 
 __all__ = ["KeptMessage", "KeptRun", "KeptSession", "KeptText", "KeptVersion", "MemoryDisk"]
 
@@ -125,7 +124,7 @@ class MemoryDisk:
         self.appended: dict[str, tuple[AppendText, ...]] = {}
         self.texts: dict[str, KeptText] = {}
         self.versions: dict[str, tuple[KeptVersion, ...]] = {}
-        self.todos: dict[str, tuple[TodoRow, ...]] = {}
+        self.todos: dict[str, tuple[Todo, ...]] = {}
         self.grants: dict[str, Grant] = {}
         self.deleted: dict[str, None] = {}
         self.generation = 0

@@ -25,15 +25,14 @@ from atrio_agent.store.base import (
     RunPage,
     SessionPage,
     SessionRow,
-    TodoRow,
 )
 from atrio_agent.store.connection import Connection
-from atrio_agent.store.keeping import find_content, find_file_versions, find_grants, find_todos
+from atrio_agent.store.keeping import find_content, find_file_versions, find_grant, find_grants, find_todos
 from atrio_agent.store.paging import LARGEST_INTEGER, Place, bounded_limit, grown_message, take_page, write_cursor
 from atrio_agent.store.recovery import REV_STEP, Wreck
 from atrio_agent.store.search import query_words
 from atrio_protocol.content import ContentBlock
-from atrio_protocol.things import Grant, Message, Run, Usage
+from atrio_protocol.things import Grant, Message, Run, Todo, Usage
 
 __all__ = ["Queries"]
 
@@ -177,11 +176,14 @@ class Queries:
     def file_content(self, digest: str) -> bytes | None:
         return find_content(self._connection, digest)
 
-    def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+    def todos(self, session_id: str) -> tuple[Todo, ...]:
         return find_todos(self._connection, session_id)
 
     def grants(self, session_id: str) -> tuple[Grant, ...]:
         return find_grants(self._connection, session_id)
+
+    def grant(self, grant_id: str) -> Grant | None:
+        return find_grant(self._connection, grant_id)
 
     def wrecks(self) -> list[Wreck]:
         """Every session in which something is unfinished, in the order of their last updates."""

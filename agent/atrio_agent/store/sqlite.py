@@ -30,7 +30,6 @@ from atrio_agent.store.base import (
     RunPage,
     SessionPage,
     StoreFailed,
-    TodoRow,
 )
 from atrio_agent.store.connection import Connection, DatabaseError, connect, look_into, roll_back, store_failure
 from atrio_agent.store.paging import read_cursor
@@ -38,7 +37,7 @@ from atrio_agent.store.recovery import repair
 from atrio_agent.store.tables import Tables
 from atrio_agent.store.writer import Call, Writer, open_writer
 from atrio_protocol.ids import new_id
-from atrio_protocol.things import Grant, Message, Run
+from atrio_protocol.things import Grant, Message, Run, Todo
 
 if TYPE_CHECKING:
     from atrio_agent.store.queries import Queries
@@ -222,11 +221,14 @@ class SqliteStore:
     async def file_content(self, digest: str) -> bytes | None:
         return await self._database.ask(lambda queries: queries.file_content(digest))
 
-    async def todos(self, session_id: str) -> tuple[TodoRow, ...]:
+    async def todos(self, session_id: str) -> tuple[Todo, ...]:
         return await self._database.ask(lambda queries: queries.todos(session_id))
 
     async def grants(self, session_id: str) -> tuple[Grant, ...]:
         return await self._database.ask(lambda queries: queries.grants(session_id))
+
+    async def grant(self, grant_id: str) -> Grant | None:
+        return await self._database.ask(lambda queries: queries.grant(grant_id))
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ time: that is a `ToolFailed`, whose sentence goes to the model as an error
 result. Anything else a tool raises is a bug and is reported as one.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -17,8 +17,10 @@ import msgspec
 from atrio_agent.ask import Ask
 from atrio_protocol.content import ContentBlock, TextBlock
 from atrio_protocol.parts import Diff, Location, ToolKind
+from atrio_protocol.things import Todo
 
 __all__ = [
+    "Delegated",
     "FileSeen",
     "FileVersion",
     "Place",
@@ -67,6 +69,18 @@ class FileVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delegated:
+    """What a sub-agent came to. ``why`` says why it did not come to an end of its own, if it did not."""
+
+    text: str
+    why: str | None = None
+
+
+async def _nobody(_prompt: str) -> Delegated:
+    raise ToolFailed("There are no sub-agents here. Do it yourself.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where and for whom a tool works.
 
@@ -77,8 +91,10 @@ class Place:
     what the `Ask` named, and a path that leads elsewhere by now is refused (None:
     anywhere was allowed). ``seen`` are the files
     that the session has read, by absolute path; reading and writing keep it up
-    to date. ``keep_version`` remembers a change before it is made. ``output``
-    takes live output (text) and never blocks.
+    to date. ``keep_version`` remembers a change before it is made. ``set_todos``
+    replaces the session's list of things to do. ``delegate`` has a sub-agent do
+    something, and ends it when it is cancelled. ``output`` takes live output
+    (text) and never blocks.
     """
 
     root: Path
@@ -91,6 +107,8 @@ class Place:
     permitted_where: str | None = None
     seen: dict[str, FileSeen] = field(default_factory=dict[str, FileSeen])
     keep_version: Callable[[FileVersion], None] = field(default=lambda _version: None)
+    set_todos: Callable[[tuple[Todo, ...]], None] = field(default=lambda _todos: None)
+    delegate: Callable[[str], Awaitable[Delegated]] = _nobody
     output: Callable[[str], None] = field(default=lambda _text: None)
 
 

@@ -154,7 +154,7 @@ def classify(path: str, root: Path, allowed: Sequence[Path] = (), closed: Sequen
         root: The workspace's directory, resolved.
         allowed: Further directories that are open to this call, resolved.
         closed: Directories that no permission opens, resolved, beside those of
-            the system. The workspace stays open where one of them holds it.
+            the system. The workspace and what is allowed stay open where one of them holds it.
 
     Raises:
         ToolFailed: It is not a path, its links go round in circles, or it leads
@@ -168,7 +168,7 @@ def classify(path: str, root: Path, allowed: Sequence[Path] = (), closed: Sequen
         raise ToolFailed(f"'{shown(path)}' is not a path: it has a NUL character.")
     if size_bytes > _MAX_PATH_BYTES:
         raise ToolFailed(f"'{shown(path, max_chars=80)}' is not a path: it is {size_bytes:,} bytes long.")
-    resolved = _resolve(path, root, closed)
+    resolved = _resolve(path, root, allowed, closed)
     try:
         str(resolved).encode()
     except UnicodeEncodeError:
@@ -276,9 +276,11 @@ def _open_checked(path: str, place: Place) -> tuple[int, Inside]:
     raise ToolFailed(f"'{shown(path)}' is being replaced all the time and could not be opened. Try again.")
 
 
-def _resolve(path: str, root: Path, closed: Sequence[Path]) -> Path:
+def _resolve(path: str, root: Path, allowed: Sequence[Path], closed: Sequence[Path]) -> Path:
+    # What is open to us may lie in what is closed, and is open there then; nothing else is.
+    opened = (root, *(base for base in allowed if base not in closed))
     trees = (*map(Path, _NEVER), *closed)
-    barred = {tree for tree in trees if not root.is_relative_to(tree)}
+    barred = {tree for tree in trees if not any(base.is_relative_to(tree) for base in opened)}
     resolved, links = Path("/"), 0
     todo = list(reversed((root / path).parts))
     while todo:
@@ -303,10 +305,15 @@ def _resolve(path: str, root: Path, closed: Sequence[Path]) -> Path:
         if links > _MAX_LINKS:
             raise ToolFailed(f"'{shown(path)}' goes through links that go round in circles.")
         todo.extend(reversed(target.parts))
-    for tree in closed:  # one that holds the workspace is open there and nowhere else
-        if resolved.is_relative_to(tree) and not resolved.is_relative_to(root):
+    innermost = max((base for base in opened if resolved.is_relative_to(base)), key=_depth, default=None)
+    for tree in closed:
+        if resolved.is_relative_to(tree) and (innermost is None or not innermost.is_relative_to(tree)):
             raise ToolFailed(f"'{shown(path)}' leads into {shown(str(tree))}, which is closed to tools.")
     return resolved
+
+
+def _depth(path: Path) -> int:
+    return len(path.parts)
 
 
 def _open_unlinked(name: str, flags: int, dir_fd: int) -> int:

@@ -10,7 +10,7 @@ used twice while the workspace is open.
 """
 
 import contextvars
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -131,11 +131,17 @@ class Job:
             await self._ended.wait()
 
     async def run(
-        self, directory: Callable[[], Directory], environment: Mapping[str, str], threads: trio.CapacityLimiter
+        self,
+        directory: Callable[[], Directory],
+        environment: Mapping[str, str],
+        *,
+        threads: trio.CapacityLimiter,
+        prepare: Callable[[], Awaitable[None]],
     ) -> None:
         """Run it to its end; called once, by the task that is its own. Raises nothing but a cancellation."""
         try:
             with self._scope:
+                await prepare()
                 self.result = await run_command(
                     self.command,
                     directory=directory,
@@ -171,6 +177,9 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._count = 0
         self._closed = False
+        self._preparing = trio.Lock()
+        self.prepared = False
+        """Whether the folder was made, for the first command."""
 
     @property
     def folder(self) -> Path:
@@ -249,29 +258,33 @@ class Jobs:
             job.close("workspace", by=by)
 
     async def _run(self, job: Job, directory: Callable[[], Directory], environment: Mapping[str, str]) -> None:
-        await job.run(directory, environment, self._threads)
+        await job.run(directory, environment, threads=self._threads, prepare=self._prepare)
         ended = [kept for kept in self._jobs.values() if not kept.is_running]
         for old in ended[:-_MAX_KEPT]:
             del self._jobs[old.job_id]
             await trio.to_thread.run_sync(old.output.remove_file, limiter=self._threads, abandon_on_cancel=True)
+
+    async def _prepare(self) -> None:
+        async with self._preparing:
+            if not self.prepared:
+                await trio.to_thread.run_sync(_prepare, self._folder, limiter=self._threads)
+                self.prepared = True
 
 
 @asynccontextmanager
 async def open_jobs(folder: Path) -> AsyncGenerator[Jobs]:
     """Open the owner of a workspace's commands, and end them all on the way out.
 
-    This process becomes the reaper of orphans. An exception of the body arrives
-    as an `ExceptionGroup`: open it in the workspace's own task.
+    With the first command this process becomes the reaper of orphans. An exception
+    of the body arrives as an `ExceptionGroup`: open it in the workspace's own task.
 
     Args:
-        folder: For the outputs that are too long to be shown; emptied now and at
-            the end. It belongs to this workspace alone, and only its owner may read it.
-
-    Raises:
-        OSError: The folder cannot be made.
+        folder: For the outputs that are too long to be shown; made and emptied for
+            the first command, emptied at the end. It belongs to this workspace
+            alone, and only its owner may read it.
     """
     threads = trio.CapacityLimiter(_THREADS)
-    await trio.to_thread.run_sync(_prepare, folder, limiter=threads)
+    jobs: Jobs | None = None
     try:
         async with trio.open_nursery() as nursery:
             jobs = Jobs(nursery, folder, threads)
@@ -280,8 +293,9 @@ async def open_jobs(folder: Path) -> AsyncGenerator[Jobs]:
             finally:
                 jobs.close()
     finally:
-        with trio.move_on_after(_CLEAR_S, shield=True):
-            await trio.to_thread.run_sync(_clear, folder, limiter=threads, abandon_on_cancel=True)
+        if jobs is not None and jobs.prepared:
+            with trio.move_on_after(_CLEAR_S, shield=True):
+                await trio.to_thread.run_sync(_clear, folder, limiter=threads, abandon_on_cancel=True)
 
 
 class JobsInput(ToolInput):

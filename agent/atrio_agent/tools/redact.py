@@ -6,7 +6,7 @@ so it reaches neither the model nor the transcript nor a reader. What is merely 
 guards our own, it is no search for others'.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -38,6 +38,22 @@ class Redactor:
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
         return text
+
+    def live(self) -> Callable[[str], str]:
+        """Takes secrets out of a text that comes in pieces.
+
+        The end of what has come is held back while it may be the beginning of a secret.
+        """
+        held = ""
+
+        def feed(piece: str) -> str:
+            nonlocal held
+            text = self.text(held + piece)
+            kept = max((_overlap(text, secret) for secret in self._secrets), default=0)
+            held = text[len(text) - kept :]
+            return text[: len(text) - kept]
+
+        return feed
 
     def outcome(self, outcome: ToolOutcome) -> ToolOutcome:
         """A tool's outcome without the secrets. A secret may span two blocks: they are read as one then."""
@@ -79,3 +95,8 @@ class Redactor:
             resource = msgspec.structs.replace(block.resource, text=self.text(block.resource.text))
             return msgspec.structs.replace(block, resource=resource)
         return block
+
+
+def _overlap(text: str, secret: str) -> int:
+    """How many characters at the end of the text the secret begins with."""
+    return next((size for size in range(min(len(text), len(secret) - 1), 0, -1) if text.endswith(secret[:size])), 0)

@@ -13,15 +13,23 @@ from typing import Any, cast
 
 import msgspec
 
+from atrio_agent.ask import Ask
 from atrio_agent.tools.base import Place, RawInput, RawTool, Tool, ToolFailed, ToolInput, ToolOutcome
+from atrio_agent.tools.change import EditFile, MultiEdit, Write
+from atrio_agent.tools.fetch import Fetch
 from atrio_agent.tools.files import Ls, Read
+from atrio_agent.tools.jobs import Jobs, JobsTool
 from atrio_agent.tools.output import shown
+from atrio_agent.tools.programs import AllowList
 from atrio_agent.tools.redact import Redactor
 from atrio_agent.tools.search import Glob, Grep
+from atrio_agent.tools.shell import Shell
+from atrio_agent.tools.task import Task
+from atrio_agent.tools.todos import Todos
 from atrio_agent.toolspec import ToolSpec
 from atrio_protocol.parts import Location, ToolKind
 
-__all__ = ["Tools", "read_only_tools"]
+__all__ = ["Tools", "all_tools", "read_only_tools"]
 
 _MAX_SHOWN_CHARS = 80
 
@@ -81,6 +89,15 @@ class Tools:
             raise ToolFailed(f"There is no tool '{asked}'. There are: {', '.join(self._now())}.")
         return tool
 
+    async def ask(self, name: str, raw: dict[str, Any], place: Place) -> Ask | None:
+        """What must be allowed before a call is run, or None. No secret of the server is in what people are shown.
+
+        Raises:
+            ToolFailed: It does not fit, or cannot be done whoever allows it.
+        """
+        ask = await self.get(name).ask(self.validate(name, raw), place)
+        return None if ask is None else self._redactor.ask(ask)
+
     async def run(self, name: str, raw: dict[str, Any], place: Place) -> ToolOutcome:
         """Validate a call and do it. No secret of the server is in what comes back.
 
@@ -93,6 +110,10 @@ class Tools:
     def redacted(self, text: str) -> str:
         """A text that no tool made, without the server's secrets."""
         return self._redactor.text(text)
+
+    def live_redactor(self) -> Callable[[str], str]:
+        """Takes secrets out of one call's live output, which comes in pieces."""
+        return self._redactor.live()
 
     def kind(self, name: str) -> ToolKind:
         """What sort of tool a name stands for; ``other`` when there is none of it."""
@@ -147,8 +168,20 @@ class Tools:
 
 
 def read_only_tools(redactor: Redactor | None = None) -> Tools:
-    """The tools that change nothing: read, ls, glob, grep."""
+    """The tools that change nothing, for sub-agents: read, ls, glob, grep."""
     return Tools([Read(), Ls(), Glob(), Grep()], redactor=redactor)
+
+
+def all_tools(jobs: Jobs, *, allowed: AllowList, redactor: Redactor) -> Tools:
+    """What an agent has in a workspace. ``allowed``: commands that need no question."""
+    return Tools(
+        [
+            *(Read(), Ls(), Glob(), Grep()),
+            *(Write(), EditFile(), MultiEdit()),
+            *(Shell(jobs, allowed), JobsTool(jobs), Fetch(), Todos(), Task()),
+        ],
+        redactor=redactor,
+    )
 
 
 def _raw_input(tool: RawTool, raw: dict[str, Any]) -> RawInput:

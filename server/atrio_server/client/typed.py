@@ -42,6 +42,9 @@ REPEATABLE: Final = frozenset(
         "run/get",
         "run/list",
         "run/wait",
+        "permission/list",
+        "permission/respond",
+        "permission/grants",
         "model/list",
         "server/info",
         "test/gates",
@@ -111,6 +114,18 @@ class TypedCalls:
     async def call(self, method: Literal["run/list"], params: m.RunListParams) -> m.RunListResult: ...
     @overload
     async def call(self, method: Literal["run/wait"], params: m.RunWaitParams) -> m.RunResult: ...
+    @overload
+    async def call(
+        self, method: Literal["permission/list"], params: m.PermissionListParams
+    ) -> m.PermissionListResult: ...
+    @overload
+    async def call(
+        self, method: Literal["permission/respond"], params: m.PermissionRespondParams
+    ) -> m.PermissionRespondResult: ...
+    @overload
+    async def call(self, method: Literal["permission/grants"], params: m.SessionParams) -> m.PermissionGrantsResult: ...
+    @overload
+    async def call(self, method: Literal["permission/revoke"], params: m.PermissionRevokeParams) -> m.Empty: ...
     @overload
     async def call(self, method: Literal["model/list"], params: m.ModelListParams) -> m.ModelListResult: ...
     @overload

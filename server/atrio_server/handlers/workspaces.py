@@ -73,6 +73,7 @@ async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> 
         while True:
             cursor = workspace.stream.cursor()
             clients = workspace.presence.clients()
+            permissions = workspace.coordinator.ground.broker.pending()
             listed = await _list(workspace, limit=SNAPSHOT_SESSIONS, cursor=None, query=None, children=False)
             if not cursor.lagged:
                 break
@@ -80,7 +81,7 @@ async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> 
             epoch=workspace.stream.epoch, seq=cursor.seq, recovered=False, head=workspace.stream.seq
         )
         snapshot = WorkspaceSnapshot(
-            sessions=listed.sessions, next_cursor=listed.next_cursor, clients=clients, permissions=()
+            sessions=listed.sessions, next_cursor=listed.next_cursor, clients=clients, permissions=permissions
         )
         return AttachReply(OpenResult(workspace=workspace.view(), stream=stream, snapshot=snapshot), key, cursor)
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from atrio_agent.store.base import DeleteSessions, ForkSession, PutTodos, Store, TodoRow, WriteRefused
+from atrio_agent.store.base import DeleteSessions, ForkSession, PutTodos, Store, WriteRefused
 from atrio_protocol.ids import workspace_id_for, workspace_id_of
 from atrio_protocol.struct import UNSET
-from atrio_protocol.things import Message
+from atrio_protocol.things import Message, Todo
 from store_rig import State
 from store_samples import (
     ALICE,
@@ -56,7 +56,7 @@ def shape(messages: Sequence[Message]) -> list[tuple[int, str, str]]:
 
 async def test_a_fork_has_what_a_model_has_seen_under_ids_of_its_own(store: Store) -> None:
     await talk(store)
-    todos = (TodoRow(content="mend", status="pending"),)
+    todos = (Todo(content="mend", status="pending"),)
     await store.write_soon(PutTodos(session_id="s1", todos=todos), fork()).wait()
     copies = await stored(store, "s2")
     assert shape(copies) == [

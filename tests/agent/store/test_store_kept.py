@@ -8,7 +8,8 @@ from unittest.mock import patch
 
 import pytest
 
-from atrio_agent.store.base import DeleteSessions, DropGrant, PutFileVersion, PutGrant, PutTodos, Store, TodoRow
+from atrio_agent.store.base import DeleteSessions, DropGrant, PutFileVersion, PutGrant, PutTodos, Store
+from atrio_protocol.things import Todo
 from store_rig import SqliteState, State
 from store_samples import TIME, grant, put_session
 
@@ -89,7 +90,7 @@ async def test_equal_contents_are_stored_once_and_go_with_the_last_session(sqlit
 
 
 async def test_todos_are_replaced_as_a_whole(store: Store) -> None:
-    first = (TodoRow(content="look", status="completed"), TodoRow(content="mend", status="pending"))
+    first = (Todo(content="look", status="completed"), Todo(content="mend", status="pending"))
     await store.write_soon(put_session("s1"), PutTodos(session_id="s1", todos=first)).wait()
     assert await store.todos("s1") == first
     await store.write_soon(PutTodos(session_id="s1", todos=first[1:])).wait()
@@ -111,7 +112,7 @@ async def test_grants_are_kept_over_a_restart_until_they_are_dropped(state: Stat
 async def test_what_belongs_to_no_session_is_not_kept_and_goes_with_its_session(store: Store) -> None:
     everything = (
         version(b"a", b"b"),
-        PutTodos(session_id="s1", todos=(TodoRow(content="x", status="pending"),)),
+        PutTodos(session_id="s1", todos=(Todo(content="x", status="pending"),)),
         PutGrant(grant=grant("g1")),
     )
     for before in ((), (put_session("s1"), *everything, DeleteSessions(session_ids=("s1",)))):

@@ -32,7 +32,6 @@ from atrio_agent.store.base import (
     PutTodos,
     Store,
     StoreFailed,
-    TodoRow,
 )
 from atrio_agent.store.index import open_run_index
 from atrio_agent.store.memory_disk import MemoryDisk
@@ -41,7 +40,7 @@ from atrio_protocol.content import ImageBlock, TextBlock
 from atrio_protocol.ids import workspace_id_for, workspace_id_of
 from atrio_protocol.parts import Part, ReasoningPart
 from atrio_protocol.struct import UNSET, UnsetType
-from atrio_protocol.things import Message, Run
+from atrio_protocol.things import Message, Run, Todo
 from store_rig import MemoryState, SqliteState, State
 from store_samples import MAX_BYTES, finish, grant, message, run, session_row, tool_call, tool_result
 
@@ -160,7 +159,7 @@ operations: st.SearchStrategy[Op] = st.one_of(
     st.builds(
         PutTodos,
         session_id=session_ids,
-        todos=st.lists(st.builds(TodoRow, content=texts, status=st.just("pending")), max_size=2).map(tuple),
+        todos=st.lists(st.builds(Todo, content=texts, status=st.just("pending")), max_size=2).map(tuple),
     ),
     st.builds(lambda *given: PutGrant(grant=grant(*given)), st.sampled_from(GRANTS), session_ids, times),
     st.builds(DropGrant, grant_id=st.sampled_from(GRANTS)),

@@ -497,7 +497,10 @@ def test_the_typed_calls_are_the_table_of_methods() -> None:
 
 
 def test_every_method_is_known_to_be_repeatable_or_not() -> None:
-    once = {"initialize", "session/new", "session/prompt", "server/shutdown", "test/release", "test/hold"}
+    once = {
+        *("initialize", "session/new", "session/fork", "session/prompt", "session/summarize", "permission/revoke"),
+        *("server/shutdown", "test/release", "test/hold"),
+    }
     assert set(m.METHODS) - REPEATABLE == once
     assert may_repeat("session/prompt", prompt())
     assert not may_repeat("session/prompt", prompt(run_id=None))
