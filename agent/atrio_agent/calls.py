@@ -82,7 +82,7 @@ class _Refused(Exception):
 
 
 async def run_calls(host: CallHost, message: LiveMessage, calls: list[Call]) -> Done:
-    """Run the calls of a completed message to their results."""
+    """Run the calls of a message, to which nothing is added any more, to their results."""
     results: LiveMessage | None = None
     signatures: list[bytes] = []
     refused = False

@@ -123,6 +123,7 @@ class Inbox:
         model_id: str | None,
         meta: dict[str, Any] | None,
         kind: RunKind,
+        permitted: bool = False,
     ) -> LiveRun:
         """Take in a prompt; whoever asked puts it on its way to the store in the same step.
 
@@ -150,6 +151,7 @@ class Inbox:
             client_made=run_id is not None,
             model_id=model_id,
             meta=meta,
+            permitted=permitted,
             steers=self.active if delivery == "steer" and kind == "prompt" else None,
         )
         self._open[run.run_id] = run

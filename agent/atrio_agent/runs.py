@@ -55,6 +55,8 @@ class LiveRun:
     client_made: bool
     model_id: str | None
     meta: dict[str, Any] | None
+    permitted: bool = False
+    """Whoever asked for it may allow what it does, and does so by asking."""
     accepted_at: str = field(default_factory=now)
 
     commit: Commit = field(default_factory=Commit)

@@ -29,10 +29,11 @@ from atrio_agent.messages import LiveMessage
 from atrio_agent.profile import Profile, without_text
 from atrio_agent.runs import LiveRun, Outcome
 from atrio_agent.scribe import Scribe
+from atrio_agent.shell_run import run_shell
 from atrio_agent.store.base import AcceptRun, Loaded, PutRun, PutTodos, StoreFailed, WriteRefused
 from atrio_agent.streams import Stream
 from atrio_agent.tools.base import FileSeen
-from atrio_agent.turn import Turn
+from atrio_agent.turn import CallTurn, Turn
 from atrio_protocol.content import ContentBlock
 from atrio_protocol.errors import AgentFailed, RunError, WireError
 from atrio_protocol.events import Notice, RunAccepted, RunCompleted, RunFolded, RunStarted, TodosUpdated
@@ -92,8 +93,11 @@ class Session:
         model_id: str | None,
         meta: dict[str, Any] | None,
         kind: RunKind = "prompt",
+        permitted: bool = False,
     ) -> LiveRun:
         """Accept a prompt, in one synchronous step. It is stored once the run's ``commit`` is settled without an error.
+
+        ``permitted``: what a run of kind ``shell`` does is not asked about.
 
         Raises:
             WorkspaceClosing, SessionBusy, QueueFull: Nothing was changed.
@@ -106,6 +110,7 @@ class Session:
             model_id=model_id,
             meta=meta,
             kind=kind,
+            permitted=permitted,
         )
         gated = self._ground.gates.take_hold("accept.commit", self.session_id)
         if gated or self._held:
@@ -234,14 +239,12 @@ class Session:
 
     async def _run(self, run: LiveRun) -> None:
         """Run a turn, from its first event to its last."""
-        turn: Turn | None = None
         outcome = Outcome("cancelled")
         with run.scope:
             try:
                 await self.hold("run.start", run)
                 await self.in_order()
-                turn = self._start(run)
-                outcome = await (run_summary(turn) if run.kind == "summarize" else run_turn(turn))
+                outcome = await self._start(run)
             except RunError as exc:
                 outcome = Outcome("error", exc.to_object())
             except WireError as exc:  # the model was there when the prompt was accepted, and is not any more
@@ -252,7 +255,8 @@ class Session:
         await self.hold("run.finish", run)
         await self._finish(run, outcome)
 
-    def _start(self, run: LiveRun) -> Turn:
+    def _start(self, run: LiveRun) -> Awaitable[Outcome]:
+        """Begin a run, in one synchronous step; gives what is left to do."""
         run.started_at = now()
         first_order = self.scribe.last_order + 1
         user: LiveMessage | None = None
@@ -266,10 +270,14 @@ class Session:
             self.scribe.announce(user)
             self.scribe.complete(user)
         self.profile.refresh()
+        if run.kind == "shell":  # needs no model
+            return run_shell(CallTurn(self, self._ground, run))
         model = self._ground.models.get(run.model_id or self.profile.row.model)
-        if run.kind == "prompt":
-            self.profile.want_title(run.prompt, model)
-        return Turn(self, self._ground, run, model, first_order=first_order)
+        turn = Turn(self, self._ground, run, model, first_order=first_order)
+        if run.kind == "summarize":
+            return run_summary(turn)
+        self.profile.want_title(run.prompt, model)
+        return run_turn(turn)
 
     def fold_into(self, active: LiveRun) -> None:
         """Fold the steered prompts that wait for it into the active run."""

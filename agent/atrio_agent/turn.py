@@ -1,7 +1,8 @@
-"""A turn's side of its session: what the loop may ask for while it runs.
+"""A turn's side of its session: what the loop, or a tool call alone, may ask for while it runs.
 
-It joins the run, its model and the session's scribe for the time of one turn,
-and counts tokens. It decides nothing; the session and the loop do.
+It joins the run, its tools and the session's scribe for the time of one turn; a
+`Turn` has a model too, and counts tokens. It decides nothing; the session and
+the loop do.
 """
 
 from dataclasses import replace
@@ -27,22 +28,82 @@ from atrio_protocol.things import Message, Usage
 if TYPE_CHECKING:
     from atrio_agent.session import Session
 
-__all__ = ["Turn"]
+__all__ = ["CallTurn", "Turn"]
 
 
-class Turn:
-    """The `TurnHost` of one run. Made when the run starts, gone when its loop returns.
+class CallTurn:
+    """The `CallHost` of one run: all that running tools takes. Made when the run starts, gone when it is over."""
 
-    ``first_order`` is the place of its prompt: what is older is history.
-    """
-
-    def __init__(self, session: "Session", ground: Ground, run: LiveRun, model: Model, *, first_order: int) -> None:
+    def __init__(self, session: "Session", ground: Ground, run: LiveRun) -> None:
         self._session = session
         self._ground = ground
         self.run = run
-        self.model = model
-        self.tools = ground.tools if session.root_session_id is None else ground.child_tools
+        # What a person does in a sub-agent's session is not the sub-agent's doing.
+        is_sub_agent = session.root_session_id is not None and run.kind != "shell"
+        self.tools = ground.child_tools if is_sub_agent else ground.tools
         self.scribe = session.scribe
+
+    async def in_order(self) -> None:
+        """Wait until a message may be made and published at once."""
+        await self._session.in_order()
+
+    def place(self, tool_call_id: str) -> Place:
+        """Where a tool of this turn works."""
+        place = Place(
+            root=self._ground.root,
+            session_id=self.run.session_id,
+            run_id=self.run.run_id,
+            tool_call_id=tool_call_id,
+            allowed=self._ground.allowed,
+            closed=self._ground.closed,
+            seen=self._session.seen,
+            keep_version=partial(self._keep_version, tool_call_id),
+            set_todos=self._session.set_todos,
+        )
+        if self._session.root_session_id is not None:
+            return place  # a sub-agent has none of its own
+        return replace(place, delegate=partial(delegate, self._session, self.run, tool_call_id))
+
+    async def permit(self, call: Call, ask: Ask) -> Decision:
+        """Find out whether a call may be done; waits for an answer if need be."""
+        if self.run.permitted:
+            return Decision(allowed=True, kind="allow_once", by=self.run.author)
+        return await self._ground.broker.decide(
+            Question(
+                session_id=self.run.session_id,
+                root_session_id=self._session.root_session_id,
+                run_id=self.run.run_id,
+                tool_call_id=call.tool_call_id,
+                tool=call.name,
+                input=call.input or {},
+                ask=ask,
+            )
+        )
+
+    async def hold(self, point: HoldPoint) -> None:
+        """Stop here if a test asked for it."""
+        await self._session.hold(point, self.run)
+
+    def _keep_version(self, tool_call_id: str, version: FileVersion) -> None:
+        self._ground.store.write_later(
+            PutFileVersion(
+                session_id=self.run.session_id,
+                run_id=self.run.run_id,
+                tool_call_id=tool_call_id,
+                path=version.path,
+                before=version.before,
+                after=version.after,
+                at=now(),
+            )
+        )
+
+
+class Turn(CallTurn):
+    """The `TurnHost` of one run. ``first_order`` is the place of its prompt: what is older is history."""
+
+    def __init__(self, session: "Session", ground: Ground, run: LiveRun, model: Model, *, first_order: int) -> None:
+        super().__init__(session, ground, run)
+        self.model = model
         self._first_order = first_order
 
     @property
@@ -66,57 +127,9 @@ class Turn:
         mine = {self.run.run_id, *(folded.run_id for folded in self.run.folded)}
         return tuple(message.view() for message in self.scribe.tail if message.run_id in mine)
 
-    async def in_order(self) -> None:
-        """Wait until a message may be made and published at once."""
-        await self._session.in_order()
-
     def fold(self) -> None:
         """Take in the prompts that wait to be folded into this turn."""
         self._session.fold_into(self.run)
-
-    def place(self, tool_call_id: str) -> Place:
-        """Where a tool of this turn works."""
-        place = Place(
-            root=self._ground.root,
-            session_id=self.run.session_id,
-            run_id=self.run.run_id,
-            tool_call_id=tool_call_id,
-            allowed=self._ground.allowed,
-            closed=self._ground.closed,
-            seen=self._session.seen,
-            keep_version=partial(self._keep_version, tool_call_id),
-            set_todos=self._session.set_todos,
-        )
-        if self._session.root_session_id is not None:
-            return place  # a sub-agent has none of its own
-        return replace(place, delegate=partial(delegate, self._session, self.run, tool_call_id))
-
-    async def permit(self, call: Call, ask: Ask) -> Decision:
-        """Find out whether a call may be done; waits for an answer if need be."""
-        return await self._ground.broker.decide(
-            Question(
-                session_id=self.run.session_id,
-                root_session_id=self._session.root_session_id,
-                run_id=self.run.run_id,
-                tool_call_id=call.tool_call_id,
-                tool=call.name,
-                input=call.input or {},
-                ask=ask,
-            )
-        )
-
-    def _keep_version(self, tool_call_id: str, version: FileVersion) -> None:
-        self._ground.store.write_later(
-            PutFileVersion(
-                session_id=self.run.session_id,
-                run_id=self.run.run_id,
-                tool_call_id=tool_call_id,
-                path=version.path,
-                before=version.before,
-                after=version.after,
-                at=now(),
-            )
-        )
 
     def notice(self, severity: Literal["info", "warning", "error"], title: str, detail: str) -> None:
         """Tell those who watch the session."""
@@ -132,7 +145,3 @@ class Turn:
         usage = usage_of(self.model, request, report, answer)
         self.run.usage = usage_with(self.run.usage or Usage(), usage)
         self._session.profile.count_tokens(usage)
-
-    async def hold(self, point: HoldPoint) -> None:
-        """Stop here if a test asked for it."""
-        await self._session.hold(point, self.run)

@@ -12,6 +12,7 @@ __all__ = [
     "HISTORY_LIMIT_MAX",
     "INLINE_DIFF_BYTES",
     "INLINE_IMAGE_BYTES",
+    "MAX_COMMAND_CHARS",
     "MAX_CONNECTIONS",
     "MAX_DEPTH",
     "MAX_FRAME_BYTES",
@@ -36,6 +37,9 @@ MAX_DEPTH: Final = 64
 
 MAX_PROMPT_BYTES: Final = 1024 * 1024
 """Largest sum of a prompt's text, in UTF-8 bytes."""
+
+MAX_COMMAND_CHARS: Final = 32_768
+"""Longest command that a shell is given."""
 
 MAX_QUEUED_PER_SESSION: Final = 100
 """Prompts of one session that may wait at a time, the active one not counted."""

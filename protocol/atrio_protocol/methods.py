@@ -334,6 +334,11 @@ class SummarizeParams(SessionParams, kw_only=True):
     run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None | UnsetType = UNSET
 
 
+class ShellParams(SessionParams, kw_only=True):
+    command: str
+    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)] | None | UnsetType = UNSET
+
+
 class CancelParams(SessionParams, kw_only=True):
     run_id: str | None | UnsetType = UNSET
     scope: Literal["all", "mine"] = "all"
@@ -516,6 +521,7 @@ METHODS: dict[str, Method] = {
         Method("session/detach", SessionParams, Empty, "observe", over_http=False),
         Method("session/prompt", PromptParams, PromptResult, "prompt"),
         Method("session/summarize", SummarizeParams, RunResult, "prompt"),
+        Method("session/shell", ShellParams, RunResult, "prompt"),
         Method("session/cancel", CancelParams, CancelResult, "prompt"),
         Method("session/queue", SessionParams, QueueResult, "observe"),
         Method("session/clear_queue", SessionParams, ClearQueueResult, "prompt"),

@@ -17,7 +17,6 @@ import msgspec
 
 from atrio_protocol.errors import ERRORS, ErrorObject, RunError
 from atrio_protocol.events import SESSION_EVENTS, WORKSPACE_EVENTS, Event
-from atrio_protocol.later import LATER_METHODS
 from atrio_protocol.methods import METHODS, InitializeParams, OpenParams, SessionParams
 from atrio_protocol.notifications import CLIENT_NOTIFICATIONS, SERVER_NOTIFICATIONS, SessionEvents, WorkspaceEvents
 from atrio_protocol.struct import UNSET, WireStruct
@@ -29,7 +28,6 @@ Json = dict[str, Any]
 
 _DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
 _LITERAL: Final = re.compile(r"``?([^`]+)``?")
-_METHODS: Final = METHODS | LATER_METHODS
 _ALWAYS_IN_EVENTS: Final = ("seq", "at")
 
 
@@ -39,7 +37,7 @@ def schema() -> Json:
     defs["RequestId"] = {"type": ["string", "number", "null"]}
     defs["ErrorResponse"] = _envelope(id=_ref("RequestId"), error=_ref(ErrorObject.__name__))
     requests, responses, methods = list[Json](), list[Json](), Json()
-    for method in _METHODS.values():
+    for method in METHODS.values():
         request, response = _pascal(method.name) + "Request", _pascal(method.name) + "Response"
         defs[request] = _call(method.name, method.params, with_id=True)
         defs[response] = _envelope(id=_ref("RequestId"), result=_ref(method.result.__name__))
@@ -53,7 +51,6 @@ def schema() -> Json:
             "scope": method.scope,
             "http": method.over_http,
             "testHook": method.test_hook,
-            "served": method.name in METHODS,
         }
     from_client = _notification_definitions(defs, CLIENT_NOTIFICATIONS)
     from_server = _notification_definitions(defs, SERVER_NOTIFICATIONS)
@@ -82,9 +79,9 @@ def schema_json() -> bytes:
 
 def _type_definitions() -> Json:
     """A definition for every type that a message is made of."""
-    sent = [method.params for method in _METHODS.values()] + list(CLIENT_NOTIFICATIONS.values())
+    sent = [method.params for method in METHODS.values()] + list(CLIENT_NOTIFICATIONS.values())
     written: list[type[WireStruct]] = [
-        *(method.result for method in _METHODS.values()),
+        *(method.result for method in METHODS.values()),
         *SERVER_NOTIFICATIONS.values(),
         *SESSION_EVENTS,
         *WORKSPACE_EVENTS,

@@ -71,6 +71,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "session/set_model": sessions.session_set_model,
     "session/prompt": prompts.session_prompt,
     "session/summarize": prompts.session_summarize,
+    "session/shell": prompts.session_shell,
     "session/cancel": prompts.session_cancel,
     "session/queue": prompts.session_queue,
     "session/clear_queue": prompts.session_clear_queue,

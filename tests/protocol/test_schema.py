@@ -18,7 +18,6 @@ from msgspec import Raw
 from atrio_protocol.errors import ERRORS
 from atrio_protocol.events import EVENT_TYPES, SESSION_EVENTS, WORKSPACE_EVENTS, Event
 from atrio_protocol.jsonrpc import encode_error, encode_notification, encode_request, encode_result
-from atrio_protocol.later import LATER_METHODS
 from atrio_protocol.merge import encode_event
 from atrio_protocol.methods import METHODS, SessionParams
 from atrio_protocol.notifications import CLIENT_NOTIFICATIONS, SERVER_NOTIFICATIONS
@@ -63,8 +62,7 @@ def test_it_is_a_schema_and_every_reference_leads_somewhere() -> None:
 
 
 def test_every_method_notification_event_and_error_is_listed() -> None:
-    assert set(SCHEMA["methods"]) == set(METHODS) | set(LATER_METHODS)
-    assert {name for name, method in SCHEMA["methods"].items() if method["served"]} == set(METHODS)
+    assert set(SCHEMA["methods"]) == set(METHODS)
     assert set(SCHEMA["notifications"]["client"]) == set(CLIENT_NOTIFICATIONS)
     assert set(SCHEMA["notifications"]["server"]) == set(SERVER_NOTIFICATIONS)
     listed = {name for stream in SCHEMA["events"].values() for name in stream}

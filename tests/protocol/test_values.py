@@ -23,7 +23,6 @@ from atrio_protocol.content import (
 )
 from atrio_protocol.events import EVENT_TYPES
 from atrio_protocol.ids import new_id, workspace_id_for, workspace_id_of
-from atrio_protocol.later import LATER_METHODS
 from atrio_protocol.limits import INLINE_IMAGE_BYTES
 from atrio_protocol.methods import METHODS, Capabilities, Empty, SessionListResult
 from atrio_protocol.notifications import CLIENT_NOTIFICATIONS, SERVER_NOTIFICATIONS
@@ -35,8 +34,8 @@ from protocol_values import values_of
 
 def every_type() -> list[type[WireStruct]]:
     """What messages are made of, down to the smallest."""
-    methods = [*METHODS.values(), *LATER_METHODS.values()]
-    roots: list[Any] = [method.params for method in methods] + [method.result for method in methods]
+    roots: list[Any] = [method.params for method in METHODS.values()]
+    roots += [method.result for method in METHODS.values()]
     roots += [*EVENT_TYPES.values(), *CLIENT_NOTIFICATIONS.values(), *SERVER_NOTIFICATIONS.values()]
     found: dict[str, type[WireStruct]] = {}
     open_places = list(inspect.multi_type_info(roots))

@@ -110,6 +110,8 @@ class _Repair:
         if run.kind == "prompt" and (last is None or between_steps):
             finish = MessageFinish(reason="interrupted", at=self.now)
             last = self._add(run.run_id, "assistant", (), finish=finish)
+        elif run.kind == "shell" and last is None and self._last(run, "user") is not None:
+            last = self._add(run.run_id, "assistant", (), finish=MessageFinish(reason="interrupted", at=self.now))
         # The last words, also if the model had gone on to tools and said nothing more.
         said = [message for message in self._of(run, "assistant") if run.kind == "summarize" or not message.summary]
         words = [message for message in said if message_text(message)]

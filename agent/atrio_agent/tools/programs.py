@@ -10,6 +10,7 @@ between the check and the run can still lead a program astray; it takes a
 command that was allowed to swap one.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -292,7 +293,10 @@ def _is_open(word: str, directory: Path, place: Place) -> bool:
         at = classify(str(directory / word), place.root, place.allowed, place.closed)
     except ToolFailed:
         return False
-    return isinstance(at, Inside) and not closed_beneath(at.resolved, place.closed)
+    if not isinstance(at, Inside):
+        return False
+    # What is not there cannot be read; most workspaces have no directory of ours.
+    return not any(os.path.lexists(at.resolved.joinpath(*names)) for names in closed_beneath(at.resolved, place.closed))
 
 
 def _is_plain_repository(directory: Path, place: Place) -> bool:

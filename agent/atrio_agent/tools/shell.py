@@ -23,19 +23,19 @@ from atrio_agent.tools.output import MAX_TITLE_CHARS, counted, shown
 from atrio_agent.tools.process import Directory, child_environment, child_path
 from atrio_agent.tools.programs import CAREFUL_GIT, AllowList
 from atrio_agent.tools.threads import in_files_thread
+from atrio_protocol.limits import MAX_COMMAND_CHARS
 from atrio_protocol.parts import Location, ToolKind
 
 __all__ = ["Shell", "ShellInput"]
 
 _DEFAULT_S: Final = 120
 _LONGEST_S: Final = 3_600
-_MAX_COMMAND_CHARS: Final = 32_768
 _TRIES: Final = 10
 
 
 class ShellInput(ToolInput):
     command: Annotated[
-        str, msgspec.Meta(description="What the shell reads.", min_length=1, max_length=_MAX_COMMAND_CHARS)
+        str, msgspec.Meta(description="What the shell reads.", min_length=1, max_length=MAX_COMMAND_CHARS)
     ]
     cwd: Annotated[str, msgspec.Meta(description="The directory to run in. Default: the workspace.")] | None = None
     timeout_s: (
@@ -132,6 +132,8 @@ class Shell:
         return _outcome(job, limit_s)
 
     def _judge(self, given: ShellInput, place: Place) -> tuple[Path, bool]:
+        if "\0" in given.command:
+            raise ToolFailed("A command cannot hold a NUL character.")
         at = _inside(given, place)
         return at.resolved, self._allowed.allows(given.command, at.resolved, place, child_path())
 

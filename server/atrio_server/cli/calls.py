@@ -5,18 +5,15 @@ a server that lacks one answers `method_not_found`. Each is one request and give
 what is of use in its answer.
 """
 
-from typing import Any, Final, Protocol, cast
+from typing import Any, Protocol, cast
 
-from atrio_protocol.later import LATER_METHODS
-from atrio_protocol.methods import METHODS, Method
+from atrio_protocol.methods import METHODS
 from atrio_protocol.struct import UnsetType
 from atrio_protocol.things import Permission, PermissionOutcome, Run
 from atrio_protocol.who import Author
 from atrio_server.client import Client
 
 __all__ = ["GrantRow", "Responded", "begin_shell", "begin_summary", "grants", "pending", "respond", "revoke"]
-
-_ROWS: Final[dict[str, Method]] = {**LATER_METHODS, **METHODS}
 
 
 class Responded(Protocol):
@@ -90,5 +87,5 @@ async def begin_summary(client: Client, session_id: str, run_id: str) -> Run:
 
 
 async def _call(client: Client, method: str, **params: str) -> Any:
-    row = _ROWS[method]
+    row = METHODS[method]
     return await client.call_row(row, row.params(**params))

@@ -56,7 +56,7 @@ REPEATABLE: Final = frozenset(
 
 def may_repeat(method: str, params: WireStruct) -> bool:
     """Whether this call may be sent again when its answer was lost."""
-    if isinstance(params, m.PromptParams | m.SummarizeParams):
+    if isinstance(params, m.PromptParams | m.SummarizeParams | m.ShellParams):
         return isinstance(params.run_id, str)
     return method in REPEATABLE
 
@@ -100,6 +100,8 @@ class TypedCalls:
     async def call(self, method: Literal["session/prompt"], params: m.PromptParams) -> m.PromptResult: ...
     @overload
     async def call(self, method: Literal["session/summarize"], params: m.SummarizeParams) -> m.RunResult: ...
+    @overload
+    async def call(self, method: Literal["session/shell"], params: m.ShellParams) -> m.RunResult: ...
     @overload
     async def call(self, method: Literal["session/cancel"], params: m.CancelParams) -> m.CancelResult: ...
     @overload

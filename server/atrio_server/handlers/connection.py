@@ -52,7 +52,12 @@ async def initialize(server: Server, caller: Caller, params: InitializeParams) -
         server_info=PeerInfo(name=NAME, version=VERSION),
         client_id=client_id,
         capabilities=Capabilities(
-            steer=Empty(), interrupt=Empty(), fork=Empty(), test_hooks=Empty() if server.test_hooks else UNSET
+            steer=Empty(),
+            interrupt=Empty(),
+            fork=Empty(),
+            shell=Empty(),
+            summarize=Empty(),
+            test_hooks=Empty() if server.test_hooks else UNSET,
         ),
         limits=Limits(
             max_frame_bytes=MAX_FRAME_BYTES,

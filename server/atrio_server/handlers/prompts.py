@@ -13,7 +13,7 @@ from atrio_agent.inbox import Cancelled
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
 from atrio_agent.store.base import RunIdTaken, StoreFailed
-from atrio_protocol.content import ContentBlock, ResourceBlock, TextBlock
+from atrio_protocol.content import ContentBlock, ResourceBlock, TextBlock, prompt_text
 from atrio_protocol.errors import (
     EmptyPrompt,
     IdempotencyConflict,
@@ -24,7 +24,7 @@ from atrio_protocol.errors import (
     StorageUnavailable,
     WorkspaceClosing,
 )
-from atrio_protocol.limits import MAX_PROMPT_BYTES
+from atrio_protocol.limits import MAX_COMMAND_CHARS, MAX_PROMPT_BYTES
 from atrio_protocol.methods import (
     CancelParams,
     CancelResult,
@@ -34,6 +34,7 @@ from atrio_protocol.methods import (
     QueueResult,
     RunResult,
     SessionParams,
+    ShellParams,
     SummarizeParams,
 )
 from atrio_protocol.struct import UNSET, UnsetType, given
@@ -43,7 +44,14 @@ from atrio_server.handlers.finding import author_of, find_session, reading
 from atrio_server.server import Server
 from atrio_server.workspace import Workspace
 
-__all__ = ["session_cancel", "session_clear_queue", "session_prompt", "session_queue", "session_summarize"]
+__all__ = [
+    "session_cancel",
+    "session_clear_queue",
+    "session_prompt",
+    "session_queue",
+    "session_shell",
+    "session_summarize",
+]
 
 log = structlog.get_logger("atrio.prompts")
 
@@ -84,6 +92,13 @@ async def session_summarize(server: Server, caller: Caller, params: SummarizePar
     return _accept_kind(server, workspace, session, caller, kind="summarize", run_id=params.run_id, prompt=())
 
 
+async def session_shell(server: Server, caller: Caller, params: ShellParams) -> Later:
+    """Accept a command as a run; the answer comes when it is stored. Whoever may allow it need not be asked."""
+    workspace, session = await find_session(server, params)
+    prompt = (TextBlock(text=params.command),)
+    return _accept_kind(server, workspace, session, caller, kind="shell", run_id=params.run_id, prompt=prompt)
+
+
 def _accept_kind(
     server: Server,
     workspace: Workspace,
@@ -103,11 +118,20 @@ def _accept_kind(
             return RunResult(run=(await _repeat(workspace, session, run_id, repeat.run)).run)
 
         return Later(again)
+    if kind == "shell":
+        _check_command(prompt_text(prompt))
     _check_open(server, workspace)
     if kind == "summarize":
         server.models.get(session.profile.row.model)
     run = session.accept(
-        prompt=prompt, run_id=run_id, delivery="queue", author=author_of(caller), model_id=None, meta=None, kind=kind
+        prompt=prompt,
+        run_id=run_id,
+        delivery="queue",
+        author=author_of(caller),
+        model_id=None,
+        meta=None,
+        kind=kind,
+        permitted=kind == "shell" and "approve" in caller.scopes,
     )
     _log_accepted(caller, run)
 
@@ -243,4 +267,15 @@ def _check_prompt(prompt: tuple[ContentBlock, ...]) -> None:
             f"The prompt has {size} bytes of text; at most {MAX_PROMPT_BYTES} are taken.",
             path="/prompt",
             limit=MAX_PROMPT_BYTES,
+        )
+
+
+def _check_command(command: str) -> None:
+    if not command.strip():
+        raise EmptyPrompt("The command is empty.", path="/command")
+    if len(command) > MAX_COMMAND_CHARS:
+        raise PromptTooLarge(
+            f"The command has {len(command)} characters; at most {MAX_COMMAND_CHARS} are taken.",
+            path="/command",
+            limit=MAX_COMMAND_CHARS,
         )

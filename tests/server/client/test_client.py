@@ -498,7 +498,8 @@ def test_the_typed_calls_are_the_table_of_methods() -> None:
 
 def test_every_method_is_known_to_be_repeatable_or_not() -> None:
     once = {
-        *("initialize", "session/new", "session/fork", "session/prompt", "session/summarize", "permission/revoke"),
+        *("initialize", "session/new", "session/fork", "session/prompt", "session/summarize", "session/shell"),
+        "permission/revoke",
         *("server/shutdown", "test/release", "test/hold"),
     }
     assert set(m.METHODS) - REPEATABLE == once
