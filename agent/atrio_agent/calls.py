@@ -132,7 +132,7 @@ async def _run(host: CallHost, message: LiveMessage, call: Call) -> ToolOutcome:
         place = replace(place, output=_live(host, message, call))
         return await host.tools.run(call.name, given, place)
     except ToolFailed as exc:
-        return _failed(str(exc))
+        return _failed(host.tools.redacted(str(exc)))
     except _Refused:
         raise
     except Exception:

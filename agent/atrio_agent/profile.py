@@ -174,7 +174,7 @@ class Profile:
             log.exception("no title", session=self.row.session_id)
             return
         if title is not None and not self.row.title_is_final:
-            self._change(title=title, title_is_final=True)
+            self._change(title=self._ground.tools.redacted(title), title_is_final=True)
             self.refresh()
 
     def _count_aside(self, model: Model, report: UsageReport) -> None:

@@ -4,6 +4,9 @@ Every event is taken in one synchronous step, so a cancel can only fall between
 two of them. A request that is tried again keeps its message and starts it
 afresh (`Reply.reset`).
 
+The server's secrets are taken out of all that a model says before anything else
+sees it: it may have learned them in a way that nobody thought of.
+
 The call ids that providers make are theirs alone and may repeat; ours are
 unique in the session, and theirs are forgotten here.
 """
@@ -27,6 +30,7 @@ from atrio_agent.models.base import (
     UsageReport,
 )
 from atrio_agent.scribe import Scribe
+from atrio_agent.tools.redact import LiveRedactor
 from atrio_agent.tools.registry import Tools
 from atrio_protocol.content import TextBlock
 from atrio_protocol.ids import new_id, workspace_id_of
@@ -59,6 +63,7 @@ class Reply:
         self._summary = summary
         self._open: int | None = None  # the text or reasoning part that grows
         self._calls: dict[str, Call] = {}
+        self._redact: dict[int, LiveRedactor] = {}  # by the part that grows
         self.message: LiveMessage | None = None
         self.usage: UsageReport | None = None
         self.finish: Finish | None = None
@@ -80,7 +85,7 @@ class Reply:
             case ToolCallArgs(call_id=call_id, text=text):
                 call = self._calls[call_id]
                 if text and call.input is None:
-                    self._scribe.delta(self._said(), call.index, _sound(text))
+                    self._say(self._said(), call.index, text)
             case ToolCallEnd(call_id=call_id):
                 self._end_call(self._calls[call_id])
             case UsageReport():
@@ -99,6 +104,7 @@ class Reply:
         """Take back what was said: the same request is sent again."""
         self._open = None
         self._calls.clear()
+        self._redact.clear()
         self.usage = self.finish = None
         if self.message is not None and len(self.message):
             self._scribe.reset(self.message)
@@ -125,10 +131,25 @@ class Reply:
             self._open = len(message)
             empty = TextBlock(text="") if part_type is TextBlock else ReasoningPart(text="", started_at=now())
             self._scribe.part(message, self._open, empty)
-        self._scribe.delta(message, self._open, _sound(text))
+        self._say(message, self._open, text)
+
+    def _say(self, message: LiveMessage, index: int, text: str) -> None:
+        redact = self._redact.get(index)
+        if redact is None:
+            redact = self._redact[index] = self._tools.live_redactor()
+        shown = redact(_sound(text))
+        if shown:
+            self._scribe.delta(message, index, shown)
+
+    def _say_rest(self, message: LiveMessage, index: int) -> None:
+        redact = self._redact.pop(index, None)
+        rest = redact.rest() if redact is not None else ""
+        if rest:
+            self._scribe.delta(message, index, rest)
 
     def _close_part(self) -> None:
         if self._open is not None and self.message is not None:
+            self._say_rest(self.message, self._open)
             part = self.message.part(self._open)
             if isinstance(part, ReasoningPart):
                 done = msgspec.structs.replace(part, finished_at=now())
@@ -159,10 +180,12 @@ class Reply:
     def _end_call(self, call: Call) -> None:
         if call.input is not None or self.message is None:
             return
+        self._say_rest(self.message, call.index)
         part = self.message.part(call.index)
         if not isinstance(part, ToolCallPart):
             return
-        call.input, call.bad_input = _parse_input(part.input_text)
+        given, call.bad_input = _parse_input(part.input_text)
+        call.input = self._tools.redacted_input(given)
         title = call.name if call.bad_input else self._tools.title(call.name, call.input)
         self._scribe.part(
             self.message,

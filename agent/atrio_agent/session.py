@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+import msgspec
 import structlog
 import trio
 
@@ -253,7 +254,14 @@ class Session:
                 log.exception("run failed", session=self.session_id, run=run.run_id)
                 outcome = Outcome("error", AgentFailed(f"The agent failed: {type(exc).__name__}.").to_object())
         await self.hold("run.finish", run)
-        await self._finish(run, outcome)
+        await self._finish(run, self._without_secrets(outcome))
+
+    def _without_secrets(self, outcome: Outcome) -> Outcome:
+        """The outcome as it may be told: some providers repeat the key that they refuse."""
+        if outcome.error is None:
+            return outcome
+        said = self._ground.tools.redacted(outcome.error.message)
+        return Outcome(outcome.reason, msgspec.structs.replace(outcome.error, message=said))
 
     def _start(self, run: LiveRun) -> Awaitable[Outcome]:
         """Begin a run, in one synchronous step; gives what is left to do."""
@@ -420,7 +428,8 @@ class Session:
 
     def notice(self, severity: Any, title: str, detail: str, run: LiveRun) -> None:
         """Tell those who watch the session."""
-        self.stream.publish(Notice(severity=severity, title=title, detail=detail, run_id=run.run_id))
+        said = self._ground.tools.redacted(detail)
+        self.stream.publish(Notice(severity=severity, title=title, detail=said, run_id=run.run_id))
 
     def _acceptance(self, run: LiveRun) -> AcceptRun:
         return AcceptRun(run=run.view(whole=True), digest=run.digest, client_made=run.client_made)

@@ -7,7 +7,8 @@ written at most `ERRORS_PER_MINUTE` times a minute; the rest is counted too. Any
 thread may log.
 
 Nothing here decides what is worth a line. No payload and no secret is ever
-given to a logger.
+given to a logger; where an exception of a library holds one all the same, the
+sink takes it out.
 """
 
 import logging
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, Literal
 
@@ -45,13 +46,15 @@ class LogSink:
         self._thread = threading.get_ident()
         self._token: trio.lowlevel.TrioToken | None = None
         self._writing = trio.CapacityLimiter(1)
+        self.redact: Callable[[str], str] = lambda line: line
+        """Takes the server's secrets out of a line; set once they are known."""
 
     def msg(self, message: str) -> None:
         """Take a line (structlog calls this)."""
         if len(self._lines) >= KEPT_LINES:
             self._dropped += 1
             return
-        self._lines.append(message)
+        self._lines.append(self.redact(message))
         self._wake()
 
     log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg

@@ -41,6 +41,7 @@ from atrio_server.calls import Caller
 from atrio_server.config import Settings
 from atrio_server.dispatch import Dispatcher
 from atrio_server.door import PeerAddress, serve_door
+from atrio_server.hiding import hide_process
 from atrio_server.listen import Listening, TlsFiles, allow_open_files, open_listeners
 from atrio_server.logs import LogSink, configure_logs
 from atrio_server.server import Server
@@ -152,7 +153,7 @@ async def open_service(
         # The door's scope is round the door alone: whoever uses the server goes on when it has shut down.
         door = trio.CancelScope()
         async with trio.open_nursery() as nursery:
-            known = (token, *(environ.get(name, "") for name in KEY_VARIABLES))
+            known = (token, *_keys(environ))
             server = _make_server(settings, nursery, index, models, gates, stop, known)
             await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
             running = Running(
@@ -169,6 +170,11 @@ async def open_service(
                 if not running.ending:
                     with trio.CancelScope(shield=True):  # bounded by its deadlines
                         await running.shut_down(Deadlines.for_shutdown())
+
+
+def _keys(environ: Mapping[str, str]) -> list[str]:
+    """The providers' keys, as they are used."""
+    return [environ.get(name, "").strip() for name in KEY_VARIABLES]
 
 
 def _make_server(
@@ -306,18 +312,20 @@ def run_server(settings: Settings, environ: Mapping[str, str]) -> int:
     Raises:
         StateDirLocked, ListenError: It did not start.
     """
+    hide_process()
     return trio.run(_run_server, settings, environ)
 
 
 async def _run_server(settings: Settings, environ: Mapping[str, str]) -> int:
     allow_open_files(MAX_CONNECTIONS + OTHER_FILES)
     sink = LogSink()
+    sink.redact = Redactor(_keys(environ)).text
     configure_logs(sink, settings.log_format)
     failed: Exception | None = None
     async with trio.open_nursery() as background:
         background.start_soon(sink.serve, name="log")
         try:
-            await _serve_until_stopped(settings, environ, background)
+            await _serve_until_stopped(settings, environ, background, sink)
         except Exception as exc:  # noqa: BLE001  carried out of the nursery, which would wrap it in a group
             failed = exc
         background.cancel_scope.cancel()
@@ -326,10 +334,13 @@ async def _run_server(settings: Settings, environ: Mapping[str, str]) -> int:
     return 0
 
 
-async def _serve_until_stopped(settings: Settings, environ: Mapping[str, str], background: trio.Nursery) -> None:
+async def _serve_until_stopped(
+    settings: Settings, environ: Mapping[str, str], background: trio.Nursery, sink: LogSink
+) -> None:
     stop = trio.Event()
     await background.start(_stop_on_signal, stop)
     async with open_service(settings, environ=environ, stop=stop) as running:
+        sink.redact = Redactor((running.token, *_keys(environ))).text
         if settings.exit_idle_s is not None:
             background.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
         sys.stdout.write(_ready_line(running) + "\n")

@@ -28,7 +28,9 @@ __all__ = ["CAREFUL_GIT", "AllowList", "AllowListMalformed", "is_plain_git"]
 CAREFUL_GIT: Final = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_NO_LAZY_FETCH": "1",
-    "GIT_CONFIG_COUNT": "4",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_COUNT": "5",
     "GIT_CONFIG_KEY_0": "core.fsmonitor",
     "GIT_CONFIG_VALUE_0": "false",
     "GIT_CONFIG_KEY_1": "core.hooksPath",
@@ -37,8 +39,14 @@ CAREFUL_GIT: Final = {
     "GIT_CONFIG_VALUE_2": "explicit",
     "GIT_CONFIG_KEY_3": "log.showSignature",
     "GIT_CONFIG_VALUE_3": "false",
+    "GIT_CONFIG_KEY_4": "diff.autoRefreshIndex",
+    "GIT_CONFIG_VALUE_4": "false",
 }
-"""For a command that nobody was asked about: git writes nothing, and starts nothing that a repository names."""
+"""For a command that nobody was asked about: git writes nothing, and starts nothing that a repository names.
+
+The user's own settings are left out as well: they define filters and drivers, and a repository's attributes choose
+among them.
+"""
 
 _NUMBER: Final = r"[0-9]{1,9}"
 _TEXT: Final = r"[^\x00]*"
@@ -54,6 +62,9 @@ _MAX_GIT_CONFIG_BYTES: Final = 64 * 1024
 _MAX_GIT_INDEX_BYTES: Final = 32 * 1024 * 1024
 _SUBMODULE: Final = b"\0\0\xe0\0"
 """How an entry of the index begins that stands for another repository, which has a configuration of its own."""
+
+_LINKED_GIT: Final = ("HEAD", "objects", "objects/info", "objects/pack", "packed-refs", "refs")
+"""What of a ``.git`` would show another repository if it were a link."""
 
 _MAX_ADDITION_WORDS: Final = 64
 
@@ -188,7 +199,7 @@ class AllowList:
             path: The ``PATH`` it would run with.
         """
         commands = plain_commands(command)
-        if commands is None or not _is_open(".", directory, place):
+        if commands is None or not _is_open(".", directory, place, beneath=False):
             return False
         if any(_is_ours(shell, place, path) for shell in SHELLS):
             return False
@@ -204,7 +215,7 @@ class AllowList:
                 return True
             if is_open and words[: len(added)] == added:
                 rest = words[len(added) :]
-                if all(not word.startswith("-") and _is_open(word, directory, place) for word in rest):
+                if all(not word.startswith("-") and _is_open(word, directory, place, beneath=False) for word in rest):
                     return True
         return False
 
@@ -245,7 +256,14 @@ def _is_listed(words: Sequence[str], directory: Path, place: Place) -> bool:
     if operands is None or len(operands) > program.most:
         return False
     paths = [] if program.paths is None else operands[program.paths :]
-    return all(_is_open(operand, directory, place) for operand in paths)
+    beneath = _looks_beneath(words)
+    return all(_is_open(path, directory, place, beneath=beneath) for path in (paths or ["."]))
+
+
+def _looks_beneath(words: Sequence[str]) -> bool:
+    """Whether a program of the list may read what lies deeper in a directory; git reads what it keeps itself."""
+    short = (word for word in words[1:] if word.startswith("-") and not word.startswith("--"))
+    return words[0] == "du" or "--recursive" in words or any({"r", "R"} & set(word) for word in short)
 
 
 def _operands(program: _Program, words: Sequence[str]) -> list[str] | None:
@@ -285,8 +303,8 @@ def _letters(program: _Program, letters: str, todo: list[str]) -> bool:
     return True
 
 
-def _is_open(word: str, directory: Path, place: Place) -> bool:
-    """Whether a word, taken as a path, leads to what a tool may read unasked, and has nothing closed beneath."""
+def _is_open(word: str, directory: Path, place: Place, *, beneath: bool) -> bool:
+    """Whether a word, taken as a path, leads to what a tool may read unasked; ``beneath``: with all that lies there."""
     if word == "-":
         return True
     try:
@@ -295,26 +313,47 @@ def _is_open(word: str, directory: Path, place: Place) -> bool:
         return False
     if not isinstance(at, Inside):
         return False
-    # What is not there cannot be read; most workspaces have no directory of ours.
-    return not any(os.path.lexists(at.resolved.joinpath(*names)) for names in closed_beneath(at.resolved, place.closed))
+    # What is not there cannot be read.
+    return not beneath or not any(
+        os.path.lexists(at.resolved.joinpath(*names)) for names in closed_beneath(at.resolved, place.closed)
+    )
 
 
 def _is_plain_repository(directory: Path, place: Place) -> bool:
-    """Whether git finds a repository in the workspace whose own configuration starts no program."""
+    """Whether git finds a repository in the workspace whose own configuration starts no program.
+
+    Git passes over what it does not take for a repository, by rules of its own.
+    So all that could be one is looked at on the way up; that it stops at the
+    workspace's directory is for whoever starts it to see to.
+    """
+    if os.pathsep in str(place.root) or ".git" in directory.parts:
+        return False
+    found = False
     for base in (directory, *directory.parents):
-        if not _is_open(str(base), directory, place):
+        if not base.is_relative_to(place.root):
+            break
+        git = base / ".git"
+        if os.path.lexists(base / "HEAD") or git.is_symlink() or git.is_file():
             return False
-        if (base / ".git").is_symlink() or (base / ".git").is_file():
-            return False
-        if (base / ".git").is_dir():
-            return is_plain_git(base / ".git")
-    return False
+        if git.is_dir():
+            # Git refuses what belongs to somebody else, unless the user's settings say so, which count when asked.
+            mine = all(status.st_uid == os.geteuid() for status in (base.stat(), git.stat()))
+            if (
+                not mine
+                or not is_plain_git(git)
+                or b"filter=" in (_content(base / ".gitattributes", _MAX_GIT_CONFIG_BYTES) or b"")
+            ):
+                return False
+            found = True
+    return found
 
 
 def is_plain_git(git: Path) -> bool:
     """Whether nothing in a ``.git`` directory lets git start a program or look elsewhere. Blocks."""
     odd = ("modules", "config.worktree", "commondir", "info/attributes", "objects/info/alternates")
     if any((git / name).exists() or (git / name).is_symlink() for name in odd) or any(git.glob("sharedindex.*")):
+        return False
+    if any((git / name).is_symlink() for name in _LINKED_GIT):
         return False
     config = _content(git / "config", _MAX_GIT_CONFIG_BYTES)
     index = _content(git / "index", _MAX_GIT_INDEX_BYTES) if (git / "index").exists() else b""

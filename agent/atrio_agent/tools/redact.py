@@ -2,13 +2,15 @@
 
 A secret is an exact text: a token of ours, a provider's key. It is replaced in
 a tool's result, and in what is asked about a call, before that is stored or sent,
-so it reaches neither the model nor the transcript nor a reader. What is merely *like* a secret is left alone: this
-guards our own, it is no search for others'.
+so it reaches neither the model nor the transcript nor a reader. A long piece of a
+long secret is taken for it: outputs are cut anywhere. What is merely *like* a secret
+is left alone, and so is one that was encoded or spelled apart: this guards our own
+against accidents, it is no search for others' and no wall against a clever command.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -18,12 +20,19 @@ from atrio_protocol.content import ContentBlock, ResourceBlock, TextBlock
 from atrio_protocol.parts import Diff
 from atrio_protocol.struct import UNSET
 
-__all__ = ["REDACTED", "Redactor"]
+__all__ = ["REDACTED", "LiveRedactor", "Redactor"]
 
 REDACTED: Final = "[redacted]"
 
 MIN_CHARS: Final = 8
 """A shorter secret would be found everywhere."""
+
+_PIECE_CHARS: Final = 16
+"""So much of a secret is as good as the secret; less may be the beginning that all keys of a provider share."""
+
+_STEP_CHARS: Final = _PIECE_CHARS // 2
+_HELD_CHARS: Final = 4
+"""Live output is held back where so much of a secret may have begun; fewer characters would hold up every word."""
 
 
 class Redactor:
@@ -31,29 +40,47 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         # The longest first, so that one secret inside another leaves nothing of it.
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= MIN_CHARS}, key=len, reverse=True)
+        known = {secret for secret in secrets if len(secret) >= MIN_CHARS}
+        self._secrets = tuple(sorted(known, key=len, reverse=True))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What it knows, the longest first."""
+        return self._secrets
 
     def text(self, text: str) -> str:
-        """The text without the secrets."""
+        """The text without the secrets and without long pieces of them."""
+        return self._without_pieces(self._without_whole(text))
+
+    def value(self, value: Any) -> Any:
+        """The same of all texts in what JSON can say."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.value(each) for each in cast("list[Any]", value)]
+        if isinstance(value, dict):
+            return {self.text(key): self.value(each) for key, each in cast("dict[str, Any]", value).items()}
+        return value
+
+    def live(self) -> "LiveRedactor":
+        """Takes secrets out of a text that comes in pieces."""
+        return LiveRedactor(self)
+
+    def _without_whole(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
         return text
 
-    def live(self) -> Callable[[str], str]:
-        """Takes secrets out of a text that comes in pieces.
-
-        The end of what has come is held back while it may be the beginning of a secret.
-        """
-        held = ""
-
-        def feed(piece: str) -> str:
-            nonlocal held
-            text = self.text(held + piece)
-            kept = max((_overlap(text, secret) for secret in self._secrets), default=0)
-            held = text[len(text) - kept :]
-            return text[: len(text) - kept]
-
-        return feed
+    def _without_pieces(self, text: str) -> str:
+        if len(text) < _PIECE_CHARS:
+            return text
+        for secret in self._secrets:
+            # A long enough piece holds one of these whole.
+            if len(secret) >= 2 * _PIECE_CHARS:
+                for at in range(0, len(secret) - _STEP_CHARS + 1, _STEP_CHARS):
+                    if secret[at : at + _STEP_CHARS] in text:
+                        text = _without(text, secret, at)
+        return text
 
     def outcome(self, outcome: ToolOutcome) -> ToolOutcome:
         """A tool's outcome without the secrets. A secret may span two blocks: they are read as one then."""
@@ -95,6 +122,67 @@ class Redactor:
             resource = msgspec.structs.replace(block.resource, text=self.text(block.resource.text))
             return msgspec.structs.replace(block, resource=resource)
         return block
+
+
+class LiveRedactor:
+    """Takes secrets out of a text that comes in pieces. Made by `Redactor.live`, not by hand.
+
+    The end of what has come is held back while it may be the beginning of a secret.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._given = ""
+        """The last that was passed on, too short to have been held back."""
+        self._held = ""
+
+    def __call__(self, piece: str) -> str:
+        """What of the text so far may be passed on now."""
+        text = self._given + self._held + piece
+        done = len(self._given)
+        out: list[str] = []
+        while found := self._first(text, done):
+            start, end = found
+            out += (text[done:start], REDACTED)  # what comes before the end of what was given is nothing
+            done = end
+        kept = min(max((_overlap(text, secret) for secret in self._redactor.secrets), default=0), len(text) - done)
+        upto = len(text) - kept if kept >= _HELD_CHARS else len(text)
+        out.append(text[done:upto])
+        self._given, self._held = text[max(0, upto - _HELD_CHARS + 1) : upto], text[upto:]
+        return self._redactor.text("".join(out))
+
+    def rest(self) -> str:
+        """What was held back, at the end of the text."""
+        held, self._held, self._given = self._held, "", ""
+        return self._redactor.text(held)
+
+    def _first(self, text: str, done: int) -> tuple[int, int] | None:
+        """Where the first secret is that does not end in what is done."""
+        found: list[tuple[int, int]] = []
+        for secret in self._redactor.secrets:
+            start = text.find(secret, max(0, done - len(secret) + 1))
+            if start >= 0:
+                found.append((start, start + len(secret)))
+        return min(found, default=None)
+
+
+def _without(text: str, secret: str, at: int) -> str:
+    """The text without the pieces of a secret that hold what stands in it at a place."""
+    core = secret[at : at + _STEP_CHARS]
+    out: list[str] = []
+    done = 0
+    start = text.find(core)
+    while start >= 0:
+        first, last = start, start + len(core)
+        while first > done and at - (start - first) > 0 and text[first - 1] == secret[at - (start - first) - 1]:
+            first -= 1
+        while last < len(text) and at + last - start < len(secret) and text[last] == secret[at + last - start]:
+            last += 1
+        if last - first >= _PIECE_CHARS:
+            out += (text[done:first], REDACTED)
+            done = last
+        start = text.find(core, last)
+    return "".join([*out, text[done:]])
 
 
 def _overlap(text: str, secret: str) -> int:

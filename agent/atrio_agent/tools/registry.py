@@ -21,7 +21,7 @@ from atrio_agent.tools.files import Ls, Read
 from atrio_agent.tools.jobs import Jobs, JobsTool
 from atrio_agent.tools.output import shown
 from atrio_agent.tools.programs import AllowList
-from atrio_agent.tools.redact import Redactor
+from atrio_agent.tools.redact import LiveRedactor, Redactor
 from atrio_agent.tools.search import Glob, Grep
 from atrio_agent.tools.shell import Shell
 from atrio_agent.tools.task import Task
@@ -111,8 +111,12 @@ class Tools:
         """A text that no tool made, without the server's secrets."""
         return self._redactor.text(text)
 
-    def live_redactor(self) -> Callable[[str], str]:
-        """Takes secrets out of one call's live output, which comes in pieces."""
+    def redacted_input(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """What a model gives to a tool, without the server's secrets."""
+        return cast("dict[str, Any]", self._redactor.value(raw))
+
+    def live_redactor(self) -> LiveRedactor:
+        """Takes secrets out of a text that comes in pieces: a call's live output, a model's words."""
         return self._redactor.live()
 
     def kind(self, name: str) -> ToolKind:

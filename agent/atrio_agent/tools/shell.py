@@ -106,7 +106,7 @@ class Shell:
             raise ToolFailed("This command needs a permission that nobody has given. It was not run.")
         environment = child_environment(place.run_id)
         if not place.permitted:
-            environment |= CAREFUL_GIT
+            environment |= CAREFUL_GIT | {"GIT_CEILING_DIRECTORIES": str(place.root.parent)}
         in_background = bool(given.background)
         limit_s = given.timeout_s or _DEFAULT_S
         job = self._jobs.start(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from atrio_agent.tools.base import Place
 from atrio_agent.tools.commands import plain_commands
-from atrio_agent.tools.process import child_path
-from atrio_agent.tools.programs import AllowList, AllowListMalformed
+from atrio_agent.tools.process import child_environment, child_path
+from atrio_agent.tools.programs import CAREFUL_GIT, AllowList, AllowListMalformed
 
 UNASKED = [
     "ls",
@@ -295,7 +295,7 @@ def test_anything_else_asks(place: Place, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["cat ../closed/state", "ls ../above/closed", "du -sh ../above", "grep -r x ../above", "ls .."]
+    "command", ["cat ../closed/state", "ls ../above/closed", "du -sh ../above", "grep -r x ../above", "ls -R .."]
 )
 def test_a_closed_directory_is_not_read_by_a_command_either(place: Place, command: str) -> None:
     assert allows(command, open_place(place)) is True
@@ -345,6 +345,73 @@ def test_other_kinds_of_repositories_make_git_ask(place: Place, outside: Path) -
     (place.root / ".git" / "modules").rmdir()
     git(place.root, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},other")
     assert not allows("git status", opened)
+
+
+def test_a_repository_that_git_passes_over_hides_no_other(place: Place) -> None:
+    """Git takes a directory named .git for a repository only if it has all that one needs."""
+    opened = open_place(place)
+    nested = place.root / "sub" / ".git"
+    nested.mkdir()
+    (nested / "config").write_text("")
+    assert allows("git diff", opened)
+    with (place.root / ".git" / "config").open("a") as file:
+        file.write("[diff]\n\texternal = ./evil\n")
+    assert not allows("git diff", opened)
+
+
+@pytest.mark.parametrize("name", ["HEAD", "objects", "refs", "objects/pack"])
+def test_a_repository_with_a_link_to_another_one_makes_git_ask(place: Place, outside: Path, name: str) -> None:
+    there = place.root / ".git" / name
+    there.rename(outside / "moved")
+    there.symlink_to(outside / "moved")
+    assert not allows("git log", open_place(place))
+
+
+def test_what_may_be_a_repository_without_a_work_tree_makes_git_ask(place: Place) -> None:
+    git(place.root, "init", "-q", "--bare", "sub/bare")
+    assert allows("git log", open_place(place))
+    assert not allows("git log", open_place(place), where="sub/bare")
+    assert not allows("git log", open_place(place), where=".git")
+
+
+def test_a_repository_with_filters_makes_git_ask(place: Place) -> None:
+    (place.root / ".gitattributes").write_text("*.bin filter=lfs\n")
+    assert not allows("git status", open_place(place))
+
+
+def test_the_closed_directory_of_a_workspace_keeps_no_other_command_from_running(place: Place) -> None:
+    closed = Place(root=place.root, session_id="s", run_id="r", tool_call_id="t", closed=(place.root / ".atrio",))
+    assert allows("ls -R && grep -r x . && du -s", closed, where=".")
+    (place.root / ".atrio").mkdir()
+    assert allows("ls -la . && git status && cat a.txt && grep x a.txt", closed, where=".")
+    for command in (
+        "ls -R",
+        "ls --recursive .",
+        "grep -r x",
+        "grep -nr x .",
+        "du",
+        "cat .atrio/config.toml",
+        "ls .atrio",
+    ):
+        assert not allows(command, closed, where="."), command
+
+
+def test_git_neither_writes_nor_starts_what_the_user_s_settings_name(place: Place, tmp_path: Path) -> None:
+    root, ran = place.root, tmp_path / "ran"
+    (tmp_path / ".gitconfig").write_text(
+        f'[filter "x"]\n\tclean = touch {ran}; cat\n[diff "x"]\n\ttextconv = touch {ran}; cat\n'
+        f"[diff]\n\texternal = touch {ran}\n[core]\n\tfsmonitor = touch {ran}\n"
+    )
+    (root / "sub" / ".gitattributes").write_text("* filter=x diff=x\n")
+    (root / "sub" / "a.txt").write_text("other\n")
+    os.utime(root / "a.txt", (1, 1))
+    index = (root / ".git" / "index").read_bytes()
+    environment = child_environment("r") | CAREFUL_GIT | {"HOME": str(tmp_path)}
+    for command in ("git status", "git diff", "git log -p", "git show", "git ls-files -m"):
+        assert allows(command, open_place(place), where=".")
+        subprocess.run(command.split(), cwd=root, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert not ran.exists()
+    assert (root / ".git" / "index").read_bytes() == index
 
 
 def test_a_repository_above_the_workspace_makes_git_ask(place: Place) -> None:

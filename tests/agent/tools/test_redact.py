@@ -1,6 +1,8 @@
 """A secret of the server is in nothing that a change shows."""
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atrio_agent.ask import Ask
 from atrio_agent.tools.base import ToolOutcome
@@ -30,3 +32,61 @@ def test_no_secret_is_in_a_question_and_what_it_is_about_stays() -> None:
     assert TOKEN not in repr(shown)
     assert (shown.where, shown.path, shown.diffs[1]) == ("/work", "/work/a", large)
     msgspec.json.encode(shown)
+
+
+KEY = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyzABCDEF"
+
+
+def test_a_long_piece_of_a_long_secret_is_taken_for_it() -> None:
+    redactor = Redactor([KEY, TOKEN])
+    for cut in range(len(KEY) + 1):
+        head, tail = KEY[:cut], KEY[cut:]
+        said = redactor.text(f"{head}\n[… left out …]\n{tail}")
+        longest = max(len(piece) for piece in (*_pieces(said), ""))
+        assert longest < 16, said
+    assert redactor.text(f"key={KEY[10:30]};") == f"key={REDACTED};"
+    assert redactor.text(f"{KEY}{KEY}") == REDACTED * 2
+    assert redactor.text("sk-proj-01234 is how keys begin") == "sk-proj-01234 is how keys begin"
+    assert redactor.text(TOKEN[:18]) == TOKEN[:18]
+
+
+def _pieces(text: str) -> list[str]:
+    """What of the key is in a text, by its longest pieces."""
+    return [
+        KEY[start:end] for start in range(len(KEY)) for end in range(start + 1, len(KEY) + 1) if KEY[start:end] in text
+    ]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "sk-", "sk-proj", KEY, KEY[:20], KEY[20:], KEY[:3], TOKEN, "\n"]), max_size=8),
+    st.lists(st.integers(1, 60), max_size=30),
+)
+def test_a_secret_in_pieces_is_never_live_and_nothing_else_is_lost(words: list[str], sizes: list[int]) -> None:
+    text = "".join(words)
+    redactor = Redactor([KEY, TOKEN])
+    live = redactor.live()
+    shown: list[str] = []
+    at = 0
+    for size in [*sizes, len(text)]:
+        shown.append(live(text[at : at + size]))
+        at += size
+    shown.append(live.rest())
+    said = "".join(shown)
+    # Of a secret at most those characters are out that may begin any word.
+    assert KEY not in said
+    assert TOKEN not in said
+    if KEY[:4] not in text and TOKEN[:4] not in text and KEY[20:] not in text:
+        assert said == text
+
+
+def test_what_cannot_be_a_secret_is_live_at_once() -> None:
+    live = Redactor([KEY]).live()
+    assert live("words") + live(" that end in s") + live("k-") == "words that end in sk-"
+    assert live(KEY[3:]) == REDACTED
+    assert live("x sk-p") == "x "
+    assert live("x") == "sk-px"
+
+
+def test_all_texts_of_a_value_are_without_secrets() -> None:
+    value = {"a": [KEY, {"b": f"x{KEY}", KEY: 1}], "c": None}
+    assert Redactor([KEY]).value(value) == {"a": [REDACTED, {"b": f"x{REDACTED}", REDACTED: 1}], "c": None}
