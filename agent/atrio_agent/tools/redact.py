@@ -145,8 +145,8 @@ class LiveRedactor:
             start, end = found
             out += (text[done:start], REDACTED)  # what comes before the end of what was given is nothing
             done = end
-        kept = min(max((_overlap(text, secret) for secret in self._redactor.secrets), default=0), len(text) - done)
-        upto = len(text) - kept if kept >= _HELD_CHARS else len(text)
+        begun = max((_overlap(text, secret) for secret in self._redactor.secrets), default=0)
+        upto = max(done, len(text) - begun) if begun >= _HELD_CHARS else len(text)
         out.append(text[done:upto])
         self._given, self._held = text[max(0, upto - _HELD_CHARS + 1) : upto], text[upto:]
         return self._redactor.text("".join(out))
