@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,11 @@ class Process:
 
 
 @asynccontextmanager
-async def spawn(state_dir: Path, *flags: str, log: Path | None = None) -> AsyncGenerator[Process]:
+async def spawn(
+    state_dir: Path, *flags: str, log: Path | None = None, environ: Mapping[str, str] | None = None
+) -> AsyncGenerator[Process]:
     """Run `atrio serve` until the end of the block; it is killed there if it still runs."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), **(environ or {})}
     command = [sys.executable, "-m", "atrio_server", "serve", "--port", "0", "--state-dir", str(state_dir)]
     with (log or state_dir.with_suffix(".log")).open("ab") as stderr:
         process = await trio.lowlevel.open_process(

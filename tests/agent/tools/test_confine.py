@@ -23,6 +23,7 @@ from atrio_agent.tools.confine import Inside, LinkMet, Outside, classify, open_b
 from atrio_agent.tools.files import Read, ReadInput
 from atrio_agent.tools.registry import Tools
 from atrio_agent.tools.replacing import Rewritten, make_change
+from atrio_agent.tools.shell import ShellInput, _opener
 from atrio_agent.tools.threads import Chance, in_files_thread
 from tool_calls import SECRET, Call, Text, place_in
 
@@ -322,6 +323,7 @@ while True:
 def swapping(request: pytest.FixtureRequest, maze: Path, outside: Path) -> Generator[None]:
     """Another process swaps links for files and directories as fast as it can."""
     (maze / "real").mkdir()
+    (outside / "outside.txt").write_text(SECRET)
     for directory in (maze / "real", maze / "dir"):
         (directory / "secret.txt").write_text("harmless\n")
     swapper = subprocess.Popen([sys.executable, "-c", request.param, maze, outside], stdout=subprocess.PIPE)
@@ -355,6 +357,26 @@ async def test_a_link_swapped_all_the_time_never_leads_a_search_out(text: Text) 
         said = await text("grep", pattern="secret that|harmless", path="." if look % 2 else "dir")
         said += await text("ls", depth=4)
         assert SECRET not in said
+
+
+@pytest.mark.parametrize("path", ["gate", "real"])
+@pytest.mark.usefixtures("swapping")
+def test_a_link_swapped_all_the_time_never_leads_a_listing_or_a_command_out(path: str, maze: Path) -> None:
+    command = ShellInput(command="ls", cwd=path)
+    seen: set[str] = set()
+    for number in range(SWAPS):
+        try:
+            if number % 2:
+                directory = _opener(command, place_in(maze))().fd
+                seen.update(os.listdir(directory))  # noqa: PTH208  a descriptor
+                os.close(directory)
+            else:
+                with open_beneath(path, place_in(maze)) as opened:
+                    seen.update(os.listdir(opened.fd))  # noqa: PTH208  a descriptor
+        except ToolFailed:
+            continue
+    assert seen, "not one of the looks got through: the test shows nothing"
+    assert "outside.txt" not in seen
 
 
 WRITE_SWAPPER = """
@@ -458,5 +480,5 @@ async def test_a_link_swapped_all_the_time_never_leads_a_write_out(
     with trio.fail_after(120):
         await in_files_thread(write_all_the_time)
     assert written, "not one of the writes got through: the test shows nothing"
-    assert names_in(outside) == ["secret.txt"]
+    assert names_in(outside) == ["outside.txt", "secret.txt"]
     assert (outside / "secret.txt").read_text() == f"{SECRET}\n"
