@@ -57,6 +57,13 @@ def test_every_setting_has_its_heading() -> None:
     assert {setting.key for setting in SETTINGS if setting.in_file} - named == set()
 
 
+def test_every_tool_has_its_heading() -> None:
+    agent = ROOT / "agent/atrio_agent/tools"
+    described = {path.stem for path in agent.glob("*.md")}  # each tool has its description for models beside it
+    assert len(described) > 10
+    assert headings("tools.md") == described
+
+
 def test_the_schema_of_the_configuration_is_the_one_in_the_docs() -> None:
     assert (ROOT / "docs/config.schema.json").read_text() == schema_text()
 

@@ -56,7 +56,8 @@ def _part(part: Part) -> str:
         case ToolResultPart():
             text = "\n".join(_part(block) for block in part.content)
             cut = text if len(text) <= _RESULT_CHARS else text[:_RESULT_CHARS] + "\n…"
-            return f"**{part.name}**{' failed' if part.is_error else ''}: {_fenced(cut, '')}"
+            changes = "".join(_fenced(diff.unified.rstrip("\n"), "diff") for diff in part.diffs or ())
+            return f"**{part.name}**{' failed' if part.is_error else ''}: {_fenced(cut, '')}{changes}"
         case ImageBlock():
             return f"*(image, {part.mime_type})*"
         case ResourceBlock():

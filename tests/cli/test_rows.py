@@ -13,9 +13,9 @@ from atrio_protocol.things import Permission, PermissionOption, Todo
 from atrio_server.cli.terminal.clean import flat, stripped, visible
 from atrio_server.cli.terminal.diffs import diff_rows
 from atrio_server.cli.terminal.editor import Editor, Entered, Left
-from atrio_server.cli.terminal.questions import choices_row, option_for, question_rows
+from atrio_server.cli.terminal.questions import choice_rows, option_for, question_rows
 from atrio_server.cli.terminal.rows import Row, coloured, harmless, plain, row, todo_rows
-from atrio_server.cli.terminal.screen import cut_row, wrapped
+from atrio_server.cli.terminal.screen import cut_row, folded_row, wrapped
 from atrio_server.cli.terminal.tools import ended_rows, live_rows
 
 
@@ -133,6 +133,12 @@ def test_a_call_that_has_ended_shows_how_long_it_took_and_the_gist() -> None:
         "✗ $ pytest  failed",
         "  It is not there.",
     ]
+    assert shown(ended_rows(call("completed"), result("out\n[Exit status 3.]", exit_code=3))) == [
+        "✗ $ pytest  exit 3",
+        "  out",
+    ]
+    kept = call("completed", name="todos", title="To do: 0 of 2 done", kind="think")
+    assert ended_rows(kept, result("Kept: 2 entries, 2 not completed.")) == []  # the list itself is shown
     read = call("completed", name="read", title="Read a.py", kind="read")
     assert shown(ended_rows(read, result("1\n2\n3"))) == ["✓ Read a.py  3 lines"]
 
@@ -157,23 +163,78 @@ def permission(**more: Any) -> Permission:
 
 
 def test_a_question_shows_all_that_is_to_be_allowed_or_says_what_is_left_out() -> None:
-    assert shown(question_rows(permission())) == ["? Run rm  asks for permission", "  rm -r build"]
-    assert shown(question_rows(permission(title="Run rm -r build"))) == ["? Run rm -r build  asks for permission"]
+    assert shown(question_rows(permission())) == ["? Run rm  needs permission", "  rm -r build"]
+    assert shown(question_rows(permission(title="Run rm -r build"))) == ["? Run rm -r build  needs permission"]
     long = permission(detail="\n".join(f"line {number}" for number in range(50)), root_session_id="root")
-    assert shown(question_rows(long))[0] == "? Run rm  a sub-agent asks for permission"
+    assert shown(question_rows(long))[0] == "? Run rm  needs permission, for a sub-agent"
     assert shown(question_rows(long))[-1] == "  … 20 more lines (d shows all)"
     assert shown(question_rows(long, whole=True))[-1] == "  line 49"
     other = permission(name="fetch", input={"url": "http://x/\x1b[2J"})
     assert shown(question_rows(other))[1] == '  {"url": "http://x/\\u001b[2J"}'
     outside = permission(name="read", title="Read ../x", path="/w/../x", input={"path": "../x"})
-    assert shown(question_rows(outside)) == ["? Read ../x  asks for permission", "  /w/../x"]
+    assert shown(question_rows(outside)) == ["? Read ../x  needs permission", "  /w/../x"]
 
 
 def test_only_answers_that_are_there_are_offered() -> None:
-    assert plain(choices_row(permission())) == "allow? [y]es  [n]o  [d]etails"
+    assert shown(choice_rows(permission())) == ["allow? [y]es  [n]o  "]
+    long = permission(detail="\n".join(f"line {number}" for number in range(50)))
+    assert shown(choice_rows(long)) == ["allow? [y]es  [n]o  [d]etails"]
     assert option_for(permission(), "allow_always") == "1"
     assert option_for(permission(), "reject_once") == "2"
     assert option_for(permission(options=()), "allow_once") is None
+
+
+ALWAYS = PermissionOption(option_id="3", kind="allow_always", name="Allow for this session")
+
+
+@pytest.mark.parametrize(
+    ("more", "extent"),
+    [
+        ({}, "any command in this directory"),
+        ({"input": {"command": "make", "cwd": "/w/docs"}}, "any command in docs"),
+        ({"name": "edit", "path": "/w/a.py"}, "any edit in this directory"),
+        ({"name": "write", "path": "/elsewhere/a.py"}, "any write in /elsewhere"),
+        ({"name": "fetch", "input": {"url": "https://example.org/a"}}, "any page of example.org"),
+        ({"name": "read", "path": "/etc/hosts"}, "any read in this place"),
+        ({"name": "mcp_files_list"}, "any call of this tool"),
+    ],
+)
+def test_a_person_is_told_how_far_always_goes(more: dict[str, Any], extent: str) -> None:
+    asked = permission(**more, options=(*permission().options, ALWAYS))
+    rows = shown(choice_rows(asked, directory="/w"))
+    assert rows[0] == f"always: {extent}, in this session"
+    assert "[a]lways" in rows[1]
+
+
+def test_a_change_that_is_shown_is_not_counted_in_words() -> None:
+    change = Diff(path="/w/a.py", old_text="a\n", new_text="b\n", unified="@@ -1 +1 @@\n-a\n+b\n")
+    counts = "Changes a.py: 1 line added, 1 removed."
+    asked = permission(name="edit", detail=counts, diffs=(change,))
+    assert shown(question_rows(asked, directory="/w"))[1] == "  a.py +1 -1"
+    noted = permission(name="edit", detail=f"{counts} Spaces were ignored.", diffs=(change,))
+    assert shown(question_rows(noted, directory="/w"))[1:3] == ["  Spaces were ignored.", "  a.py +1 -1"]
+    made = Diff(path="/w/b.py", old_text=None, new_text="b\n", unified="@@ -0,0 +1 @@\n+b\n")
+    assert shown(diff_rows(made, directory="/w"))[0] == "  b.py +1  new file"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("short", ["short"]),
+        ("✗ two words that are long", ["✗ two words", "  that are", "  long"]),
+        ("  a/path/that/has/no/room", ["  a/path/tha", "  t/has/no/r", "  oom"]),
+        ("  12 - removed text", ["  12 - remov", "    ed text"]),
+    ],
+)
+def test_a_row_that_is_too_wide_is_broken_between_words(text: str, lines: list[str]) -> None:
+    assert shown(folded_row(row((text, "dim")), 12)) == lines
+
+
+@given(st.text(), st.integers(4, 40))
+def test_a_broken_row_loses_nothing_but_spaces(text: str, columns: int) -> None:
+    lines = folded_row(row((text, "dim")), columns)
+    assert all(cell_len(plain(line)) <= columns for line in lines)
+    assert "".join("".join(shown(lines)).split()) == "".join(plain(harmless(row((text, "dim")))).split())
 
 
 def test_things_to_do_are_marked_by_more_than_a_colour() -> None:

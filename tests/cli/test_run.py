@@ -468,7 +468,7 @@ async def test_the_command_waits_its_turn_and_says_so(atrio: Atrio) -> None:
         server.position = 2
         done = await atrio("run", "ping")
     assert done.code == 0
-    assert "waiting for 2 other prompts" in done.err
+    assert "waiting for 2 other runs" in done.err
 
 
 async def test_on_a_terminal_control_characters_are_made_visible(atrio: Atrio) -> None:

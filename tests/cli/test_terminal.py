@@ -41,7 +41,7 @@ async def test_a_person_is_asked_and_answers_with_a_key(
     taken = take_answers(server)
     async with serving(atrio, server), on_terminal(atrio, "run", "-s", "s1", "change it") as seat:
         shown = await seat.see("allow? [y]es")
-        assert "? Edit greet.py  asks for permission" in shown
+        assert "? Edit greet.py  needs permission" in shown
         assert "- " in shown and "return f" in shown
         seat.type(key)
         assert await seat.end() == code
@@ -117,11 +117,11 @@ async def test_a_question_that_another_answers_is_no_longer_asked(atrio: Atrio) 
     others_here(server)
     server.on_prompt = ask
     async with serving(atrio, server), on_terminal(atrio, "run", "-s", "s1", "change it", columns=40) as seat:
-        await seat.see("[d]etails")
+        await seat.see("[n]o")
         resolve(server, "p1", {"kind": "allow_once", "optionId": "o1"}, "x", "Mara")
         assert await seat.end() == 0
     assert has("allowed once (answered by Mara): Edit greet.py", seat.shown.text)
-    assert "[d]etails" not in seat.shown.text
+    assert "[n]o" not in seat.shown.text
 
 
 async def test_a_key_that_was_pressed_before_the_question_is_no_answer(atrio: Atrio) -> None:
@@ -134,7 +134,7 @@ async def test_a_key_that_was_pressed_before_the_question_is_no_answer(atrio: At
         session = server.sessions["s1"]
         run_id = next(iter(session.runs))
         server.publish("s1", "permission.requested", permission=permission("s1", run_id))
-        await seat.see("[d]etails")
+        await seat.see("[n]o")
         seat.type("d")
         await seat.see(lambda text: text.count("? Edit greet.py") == 2)
         assert taken == []
@@ -149,7 +149,7 @@ async def test_ctrl_c_at_a_question_cancels_the_run_and_leaves_the_terminal_as_i
     taken = take_answers(server)
     async with serving(atrio, server), on_terminal(atrio, "run", "-s", "s1", "change it") as seat:
         before = seat.mode()
-        await seat.see("[d]etails")
+        await seat.see("[n]o")
         assert seat.mode() != before
         seat.type("\x03")
         await seat.see("the run was cancelled")
@@ -190,7 +190,7 @@ async def test_a_question_in_a_session_is_answered_by_a_line(atrio: Atrio) -> No
     async with serving(atrio, server), on_terminal(atrio, "attach", "s1") as seat:
         await seat.see("/help lists the commands")
         seat.type("change it\n")
-        await seat.see("[d]etails")
+        await seat.see("[n]o")
         seat.type("a")
         await seat.see("> a")
         assert taken == []
@@ -212,7 +212,7 @@ async def test_colours_are_used_unless_they_are_not_wanted(atrio: Atrio) -> None
             serving(atrio, server),
             on_terminal(atrio, "run", "-s", "s1", "change it", NO_COLOR=no_color) as seat,
         ):
-            await seat.see("[d]etails")
+            await seat.see("[n]o")
             seat.type("y")
             assert await seat.end() == 0
             codes.append(seat.shown.codes)

@@ -254,7 +254,7 @@ async def connected(state_dir: Path, **more: Any) -> AsyncGenerator[Client]:
 async def test_another_runs_failure_is_not_ours(atrio: Atrio, state_dir: Path) -> None:
     assert (await atrio("run", "--no-wait", "hold it")).code == 0
     async with connected(state_dir) as client, atrio.started("run", "-c", "hello") as ours:
-        await ours.read_err("waiting for 1 other prompt")
+        await ours.read_err("waiting for 1 other run")
         await client.call("test/release", methods.ReleaseParams(gate="go"))
         done = await ours.end()
     assert (done.code, done.out) == (0, "you said: hello\n")

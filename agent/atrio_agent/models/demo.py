@@ -1,8 +1,9 @@
 """The demo model: no key, no network, no AI. Rules that say so and really use the tools.
 
 It is what a fresh clone runs on, so that everything but the thinking can be
-tried. It knows five words (`map`, `find`, `explain`, `slow`, `help`) and answers
-anything else with what it can do and how to get a real model.
+tried, what asks for permission included. It knows seven words (`map`, `find`,
+`explain`, `write`, `run`, `slow`, `help`) and answers anything else with what it
+can do and how to get a real model.
 
 It keeps nothing between requests: how far it is it sees from the tool results
 since the newest user turn.
@@ -25,6 +26,7 @@ from atrio_agent.models.base import (
     ToolCallEnd,
     ToolCallStart,
 )
+from atrio_agent.models.demo_deeds import run_deed, write_deed
 from atrio_agent.models.demo_looks import Call, Look, explain_look, find_look, map_look
 from atrio_agent.models.demo_results import results_since_prompt
 from atrio_agent.models.rules import rule_answer
@@ -35,11 +37,13 @@ _FIRST_LINE: Final = "demo model: rules, no AI. It needs no key and no network.\
 _HELP: Final = """\
 What it can do here, with the same tools that a real model gets:
 
-  map           look round this directory and sum it up
-  find TEXT     where a text occurs
-  explain FILE  what a file is made of
-  slow N        N pieces of text, one every 0.1 s: to try cancel, queue and reconnect
-  help          this text
+  map              look round this directory and sum it up
+  find TEXT        where a text occurs
+  explain FILE     what a file is made of
+  write FILE TEXT  write a line to a file; you are asked first
+  run COMMAND      run a command; you are asked first
+  slow N           N pieces of text, one every 0.1 s: to try cancel, queue and reconnect
+  help             this text
 
 For a model that thinks, set OPENAI_API_KEY, or OPENAI_BASE_URL for any server
 that speaks the same API (llama.cpp, vLLM, Ollama, …), where the server starts,
@@ -94,7 +98,8 @@ async def _say(reply: _Reply, step: int) -> AsyncGenerator[ModelEvent]:
 def _turn(request: ModelRequest) -> _Reply:
     # The first line is the instruction; what is piped in comes after it.
     word, _, rest = request.prompt.strip().partition("\n")[0].partition(" ")
-    word, rest = word.lower().strip(":,.!?"), rest.strip().strip("\"'`")
+    word, said = word.lower().strip(":,.!?"), rest.strip()
+    rest = said.strip("\"'`")
     rounds = results_since_prompt(request.turns)
     has = {tool.name for tool in request.tools}
     look: Look | None = None
@@ -105,6 +110,11 @@ def _turn(request: ModelRequest) -> _Reply:
             look = find_look(rounds, rest)
         case "explain" | "read" if rest:
             look = explain_look(rounds, rest)
+        case "write" | "create" if rest:
+            look = write_deed(rounds, said)
+        case "run" if rest:
+            whole = said[1:-1] if said[0] in '"`' and said.find(said[0], 1) == len(said) - 1 else said
+            look = run_deed(rounds, whole)
         case "slow":
             return _slow(rest)
         case _:

@@ -21,7 +21,7 @@ from atrio_server.cli.calls import respond
 from atrio_server.cli.terminal.board import Board
 from atrio_server.cli.terminal.keys import Keyboard
 from atrio_server.cli.terminal.paper import Paper
-from atrio_server.cli.terminal.questions import ANSWERS, choices_row, option_for, outcome_row, question_rows
+from atrio_server.cli.terminal.questions import ANSWERS, choice_rows, option_for, outcome_row, question_rows
 from atrio_server.client import Client, ClientError, Detached, Resync
 
 __all__ = ["READING", "Approval", "Approver"]
@@ -146,7 +146,7 @@ class Approver:
         self._paper.rows(question_rows(permission, directory=self._directory))
         self._board.asked(permission)
         keyboard.drop_typed()
-        self._paper.prompt([choices_row(permission)])
+        self._paper.prompt(choice_rows(permission, directory=self._directory))
         while True:
             typed = await keyboard.read()
             if not typed:

@@ -158,13 +158,18 @@ def revoke(
     """Take back what was allowed for good. What runs already goes on."""
 
     async def work(client: "Client") -> int:
+        from atrio_protocol.errors import PermissionNotFound
         from atrio_server.cli import calls
         from atrio_server.cli.failure import Exit, Failure
 
+        shows = "`atrio permissions grants` shows what was allowed"
         if not grant:
-            raise Failure(Exit.USAGE, "name what to take back; `atrio permissions grants` shows it")
+            raise Failure(Exit.USAGE, f"name what to take back; {shows}")
         for grant_id in grant:
-            await calls.revoke(client, grant_id)
+            try:
+                await calls.revoke(client, grant_id)
+            except PermissionNotFound:
+                raise Failure(Exit.NOT_FOUND, f"there is no grant {grant_id!r}; {shows}") from None
         return 0
 
     return _with_client(work, server, token_file, state_dir)

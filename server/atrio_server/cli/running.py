@@ -213,7 +213,7 @@ class _Command:
             if stream is None:
                 return self._leave_to_run(run)
             if position:
-                self._notice(f"waiting for {position} other prompt{'s' if position > 1 else ''}")
+                self._notice(f"waiting for {position} other run{'s' if position > 1 else ''}")
             run = await self._follow_and_answer(client, stream)
         finally:
             self._client = None
@@ -235,15 +235,21 @@ class _Command:
         order, session_id = self.order, self._session_id
         match order.kind:
             case "shell":
-                return await begin_shell(client, session_id, order.command or "", self.run_id), 0
+                run = await begin_shell(client, session_id, order.command or "", self.run_id)
+                return await self._placed(client, run)
             case "summarize":
-                return await begin_summary(client, session_id, self.run_id), 0
+                return await self._placed(client, await begin_summary(client, session_id, self.run_id))
             case _:
                 prompt = PromptParams(
                     session_id=session_id, prompt=order.prompt, run_id=self.run_id, model=model or UNSET
                 )
                 answer = await client.call("session/prompt", prompt)
                 return answer.run, answer.position
+
+    async def _placed(self, client: Client, run: Run) -> tuple[Run, int]:
+        """A run that was accepted, and how many are before it just now; its answer does not tell."""
+        queue = (await client.call("session/queue", SessionParams(session_id=self._session_id))).runs
+        return run, next((place for place, each in enumerate(queue) if each.run_id == run.run_id), 0)
 
     async def _find_session(self, client: Client) -> str:
         order = self.order

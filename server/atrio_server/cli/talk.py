@@ -30,7 +30,7 @@ from atrio_server.cli.failure import exit_of_run, explain
 from atrio_server.cli.talk_commands import COMMANDS, is_command, new_run_id
 from atrio_server.cli.terminal.clean import flat
 from atrio_server.cli.terminal.paper import Paper
-from atrio_server.cli.terminal.questions import answer_of, choices_row, option_for, outcome_row, question_rows
+from atrio_server.cli.terminal.questions import answer_of, choice_rows, option_for, outcome_row, question_rows
 from atrio_server.cli.terminal.rows import Row, row
 from atrio_server.cli.transcript import Transcript
 from atrio_server.cli.which_model import model_line
@@ -144,7 +144,7 @@ class Talk:
         self.paper.rows(question_rows(permission, directory=self._directory))
         self._words.board.asked(permission)
         if not self.paper.redraws:
-            self.paper.rows([choices_row(permission)])
+            self.paper.rows(choice_rows(permission, directory=self._directory))
 
     async def _answer(self, permission: Permission, kind: PermissionKind) -> None:
         option_id = option_for(permission, kind)
@@ -171,13 +171,14 @@ class Talk:
             facts.append(f"context {100 * usage.context_tokens // given(usage.context_size, 1)} %")
         rows = [row((" · ".join(facts), "dim"))]
         if self._questions:
-            rows.append(choices_row(next(iter(self._questions.values()))))
+            rows += choice_rows(next(iter(self._questions.values())), directory=self._directory)
         return rows
 
     async def greet(self, *, fresh: bool, is_terminal: bool) -> None:
         """Say where one is."""
+        line = await model_line(self.client, self.session_id, None, by="")
         self.paper.say(f"{'new ' if fresh else ''}session {self.session_id}")
-        if line := await model_line(self.client, self.session_id, None, by=""):
+        if line:
             self.paper.say(line)
         if is_terminal:
             self.paper.say("/help lists the commands, Ctrl-D leaves")

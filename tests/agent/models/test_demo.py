@@ -20,6 +20,7 @@ from atrio_agent.models.base import (
     UserTurn,
 )
 from atrio_agent.models.demo import DemoModel
+from atrio_agent.models.demo_deeds import run_deed, write_deed
 from atrio_agent.models.demo_looks import explain_look, find_look, map_look
 from atrio_agent.models.demo_results import Result, Round, file_lines, listed_paths, matches, results_since_prompt
 from atrio_agent.tools.base import Place, ToolFailed
@@ -28,7 +29,9 @@ from atrio_protocol.content import TextBlock, prompt_text
 from model_calls import ask, calls_of, request, text_of
 
 FIRST_LINE = "demo model: rules, no AI."
-TOOLS = tuple(ToolSpec(name=name, description="", schema={}) for name in ("read", "ls", "glob", "grep"))
+TOOLS = tuple(
+    ToolSpec(name=name, description="", schema={}) for name in ("read", "ls", "glob", "grep", "write", "shell")
+)
 
 
 def asked(prompt: str, *turns: Turn, **changes: Any) -> Any:
@@ -199,3 +202,49 @@ async def test_a_title_is_made_of_the_first_words(autojump_clock: MockClock) -> 
     events = await ask(DemoModel(), asked("map this project", purpose="title"))
 
     assert text_of(events) == "map this project"
+
+
+def answered(name: str, text: str, *, is_error: bool = False) -> Round:
+    return (Result(name, {}, text, is_error),)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "path", "content"),
+    [
+        ("write hello.txt good day", "hello.txt", "good day\n"),
+        ("write a file hello.txt with good day", "hello.txt", "good day\n"),
+        ("create the new file named docs/a.md saying 'x y'", "docs/a.md", "x y\n"),
+        ("write hello.txt", "hello.txt", "hello\n"),
+    ],
+)
+async def test_write_makes_the_file_that_is_named(prompt: str, path: str, content: str) -> None:
+    ((name, given),) = calls_of(await ask(DemoModel(), asked(prompt)))
+    assert (name, msgspec.json.decode(given)) == ("write", {"path": path, "content": content})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "command"),
+    [
+        ("run git status", "git status"),
+        ('run echo "two words"', 'echo "two words"'),
+        ('run "make test"', "make test"),
+        ("run `ls -l`", "ls -l"),
+    ],
+)
+async def test_run_takes_the_command_as_it_stands(prompt: str, command: str) -> None:
+    ((name, given),) = calls_of(await ask(DemoModel(), asked(prompt)))
+    assert (name, msgspec.json.decode(given)) == ("shell", {"command": command})
+
+
+def test_a_file_that_is_there_is_read_before_it_is_written() -> None:
+    refused = answered("write", "a.txt has not been read in this session. Read it first.", is_error=True)
+    assert write_deed((refused,), "a.txt b").calls == (("read", {"path": "a.txt"}),)
+    assert write_deed((refused, answered("read", "1\tx")), "a.txt b").calls[0][0] == "write"
+    again = write_deed((refused, answered("read", "1\tx"), refused), "a.txt b")
+    assert not again.calls and "It was not written" in again.text
+
+
+def test_how_a_command_ended_is_told() -> None:
+    assert "status 3" in run_deed((answered("shell", "out\n[Exit status 3.]"),), "x").text
+    assert run_deed((answered("shell", "out"),), "x").text == "The command has run.\n"
+    assert "It was not run. No." in run_deed((answered("shell", "No.", is_error=True),), "x").text

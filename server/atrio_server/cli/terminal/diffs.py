@@ -11,7 +11,7 @@ from typing import Final
 
 from atrio_protocol.parts import Diff
 from atrio_server.cli.terminal.clean import stripped
-from atrio_server.cli.terminal.rows import Row, Style, row
+from atrio_server.cli.terminal.rows import Row, Span, Style, row
 
 __all__ = ["counts", "diff_rows", "short_path"]
 
@@ -23,9 +23,9 @@ _STYLES: Final[dict[str, Style]] = {"+": "good", "-": "bad", "\\": "dim"}
 def diff_rows(diff: Diff, *, directory: str = "", max_lines: int = 40) -> list[Row]:
     """The path with what came and went, and the changed lines with their numbers, at most ``max_lines`` of them."""
     added, removed = counts(diff)
-    rows = [
-        row("  ", (short_path(diff.path, directory), "strong"), " ", (f"+{added}", "good"), " ", (f"-{removed}", "bad"))
-    ]
+    head: list[Span] = [("  ", ""), (short_path(diff.path, directory), "strong"), (f" +{added}", "good")]
+    head.append((f" -{removed}", "bad") if diff.old_text is not None else ("  new file", "dim"))
+    rows = [row(*head)]
     lines = list(_numbered(_body(diff)))
     for number, sign, text in lines[:max_lines]:
         style = _STYLES.get(sign, "")

@@ -5,7 +5,10 @@ number of lines that are left out: nobody is to allow what they could not see.
 """
 
 import json
+import re
+from pathlib import PurePosixPath
 from typing import Final
+from urllib.parse import urlsplit
 
 from atrio_protocol.events import PermissionResolved
 from atrio_protocol.parts import Diff
@@ -15,7 +18,7 @@ from atrio_server.cli.terminal.clean import flat, stripped
 from atrio_server.cli.terminal.diffs import diff_rows, short_path
 from atrio_server.cli.terminal.rows import Row, Span, indented, row
 
-__all__ = ["ANSWERS", "answer_of", "choices_row", "option_for", "outcome_row", "question_rows"]
+__all__ = ["ANSWERS", "answer_of", "choice_rows", "option_for", "outcome_row", "question_rows"]
 
 ANSWERS: Final[dict[str, PermissionKind]] = {
     "y": "allow_once",
@@ -29,6 +32,9 @@ ANSWERS: Final[dict[str, PermissionKind]] = {
     "3": "reject_once",
 }
 """What people type, and what it means."""
+
+_COUNTS: Final = re.compile(r"^(?:Makes|Changes) [^\n]*?: [\d,]+ lines? added(?:, [\d,]+ removed)?\. ?")
+"""What a server says of a change that is shown anyway."""
 
 DIFF_LINES: Final = 60
 DETAIL_LINES: Final = 30
@@ -52,12 +58,14 @@ _SAID: Final[dict[str, tuple[str, str]]] = {
 
 def question_rows(permission: Permission, *, directory: str = "", whole: bool = False) -> list[Row]:
     """What is asked: the title, and the command, the path, the input or the change that it is about."""
-    by_child = "a sub-agent asks" if given(permission.root_session_id, "") else "asks"
-    rows = [row(("? ", "warn"), (flat(permission.title), "strong"), (f"  {by_child} for permission", "dim"))]
+    by_child = ", for a sub-agent" if given(permission.root_session_id, "") else ""
+    rows = [row(("? ", "warn"), (flat(permission.title), "strong"), (f"  needs permission{by_child}", "dim"))]
     most = 1_000_000 if whole else DIFF_LINES
     diffs: tuple[Diff, ...] = given(permission.diffs, ())
     path = given(permission.path, "")
     detail = stripped(given(permission.detail, "")).strip("\n")
+    if diffs:
+        detail = _COUNTS.sub("", detail)
     if permission.name == "shell" and not detail:
         detail = stripped(str(permission.input.get("command", ""))).strip("\n")
     if path and path not in {diff.path for diff in diffs}:
@@ -74,15 +82,45 @@ def question_rows(permission: Permission, *, directory: str = "", whole: bool = 
     return rows
 
 
-def choices_row(permission: Permission) -> Row:
-    """What one may answer."""
+def choice_rows(permission: Permission, *, directory: str = "") -> list[Row]:
+    """What one may answer, and how far "always" goes."""
+    kinds = {option.kind for option in permission.options}
+    rows = [row((f"always: {_extent(permission, directory)}, in this session", "dim"))]
+    return [*(rows if "allow_always" in kinds else ()), _choices_row(permission, directory)]
+
+
+def _extent(permission: Permission, directory: str) -> str:
+    """What an answer that lasts allows: the same tool, in the same place."""
+    path = given(permission.path, "")
+    match permission.name:
+        case "shell":
+            return f"any command in {_named(str(permission.input.get('cwd') or '.'), directory)}"
+        case "fetch":
+            return f"any page of {flat(urlsplit(str(permission.input.get('url', ''))).hostname or 'this host')}"
+        case "write" | "edit" | "multi_edit" if path:
+            return f"any {permission.name} in {_named(str(PurePosixPath(path).parent), directory)}"
+        case "read" | "ls" | "glob" | "grep":
+            return f"any {permission.name} in this place"
+        case _:
+            return "any call of this tool"
+
+
+def _named(place: str, directory: str) -> str:
+    short = short_path(place, directory)
+    return "this directory" if short == "." else flat(short)
+
+
+def _choices_row(permission: Permission, directory: str) -> Row:
     kinds = {option.kind for option in permission.options}
     spans: list[Span] = [("allow? ", "warn")]
     for kind, key, word in _CHOICES:
         if kind in kinds:
             spans.append((f"[{key}]", "strong"))
             spans.append((f"{word}  ", ""))
-    return row(*spans, ("[d]etails", "dim"))
+    shortened = question_rows(permission, directory=directory)
+    if shortened != question_rows(permission, directory=directory, whole=True):
+        spans.append(("[d]etails", "dim"))
+    return row(*spans)
 
 
 def option_for(permission: Permission, kind: PermissionKind) -> str | None:

@@ -10,9 +10,12 @@ time, whatever was typed and however wide the terminal has become.
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from rich.cells import cell_len
@@ -21,11 +24,14 @@ from atrio_server.cli.terminal.clean import visible
 from atrio_server.cli.terminal.paper import Paper, has_colours
 from atrio_server.cli.terminal.rows import Row, Span, coloured, harmless, plain, row
 
-__all__ = ["Screen", "cut_row", "wrapped"]
+__all__ = ["Screen", "cut_row", "folded_row", "wrapped"]
 
 TAB: Final = 4
 ROWS_LEFT: Final = 2
 """Rows of a terminal that the bottom part never takes."""
+
+_LEAD: Final = re.compile(r" *(?:\d+ )?(?:[^\w\s] )?")
+"""What stands before a row's text: room, the number of a line, a mark."""
 
 
 class Screen(Paper):
@@ -66,13 +72,13 @@ class Screen(Paper):
     def rows(self, rows: Sequence[Row]) -> None:
         """Lines that stay."""
         self.end_line()
-        if rows:
-            self._write_above([self._shown(spans) for spans in rows], "rows")
+        self.aside(rows)
 
     def aside(self, rows: Sequence[Row]) -> None:
         """Lines that stay; a line that grows goes on growing below them."""
         if rows:
-            self._write_above([self._shown(spans) for spans in rows], "rows")
+            lines = [self._shown(line) for spans in rows for line in folded_row(spans, self.columns)]
+            self._write_above(lines, "rows")
 
     def live(self, rows: Sequence[Row]) -> None:
         """What goes on just now."""
@@ -168,6 +174,32 @@ def wrapped(text: str, columns: int) -> list[str]:
         line.append(letter)
         width += cells
     return [*lines, "".join(line)]
+
+
+def folded_row(spans: Row, columns: int) -> list[Row]:
+    """The row in lines of at most so many cells, broken between words if may be; what follows stands under its text."""
+    clean = harmless(spans)
+    text = plain(clean)
+    if cell_len(text) <= columns:
+        return [clean]
+    lead = _LEAD.match(text)
+    indent = min(len(lead[0]) if lead else 0, columns // 3)
+    letters: list[Span] = [(letter, style) for piece, style in clean for letter in piece]
+    lines: list[Row] = []
+    while letters:
+        room = columns - (indent if lines else 0)
+        fits = len(wrapped("".join(letter for letter, _ in letters), room)[0])
+        at = fits
+        if fits < len(letters):
+            # A word that is long itself, such as a path, is broken where a terminal would.
+            space = next((index for index in range(fits, room // 2, -1) if letters[index][0] == " "), None)
+            at = fits if space is None else space
+        line, letters = letters[:at], letters[at:]
+        while letters and letters[0][0] == " ":
+            del letters[0]
+        same = (("".join(letter for letter, _ in some), style) for style, some in groupby(line, itemgetter(1)))
+        lines.append((*(((" " * indent, ""),) if lines and indent else ()), *same))
+    return lines
 
 
 def cut_row(spans: Row, columns: int) -> Row:

@@ -5,6 +5,7 @@ once when it has ended. The whole result is in the session; here it is cut to
 what a person wants to see go by.
 """
 
+import re
 from datetime import datetime
 
 from atrio_protocol.content import TextBlock
@@ -18,6 +19,9 @@ __all__ = ["ENDED", "call_title", "ended_rows", "live_rows", "result_text"]
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """The states of a call that has a result, or will never have one."""
+
+_EXIT_STATUS = re.compile(r"\n?\[Exit status \d+\.\]\Z")
+"""What the model is told at the end of a result; for people it stands beside the title."""
 
 LIVE_LINES = 5
 RESULT_LINES = 8
@@ -41,6 +45,8 @@ def live_rows(call: ToolCallPart) -> list[Row]:
 
 def ended_rows(call: ToolCallPart, result: ToolResultPart | None, *, directory: str = "") -> list[Row]:
     """A call that has ended, and the gist of its result."""
+    if call.name == "todos" and call.status == "completed":
+        return []  # the list itself is shown
     mark: dict[str, Span] = {"completed": ("✓ ", "good"), "failed": ("✗ ", "bad"), "cancelled": ("⊘ ", "warn")}
     # A command that says that it failed has been done well, as a call; for a person it has failed.
     went = "failed" if result is not None and given(result.exit_code, 0) else call.status
@@ -78,7 +84,7 @@ def _body(call: ToolCallPart, result: ToolResultPart, directory: str) -> list[Ro
     if diffs := given(result.diffs, ()):
         return [line for diff in diffs for line in diff_rows(diff, directory=directory)]
     if call.kind == "execute":
-        return _last(text, RESULT_LINES)
+        return _last(_EXIT_STATUS.sub("", text), RESULT_LINES)
     if call.kind in {"read", "search"}:
         return []
     return _first(text, ERROR_LINES)
