@@ -77,6 +77,12 @@ def test_ci_runs_every_command_of_the_readme() -> None:
     assert [line for line in typed(ROOT / "README.md") if line not in ci] == []
 
 
+def test_every_command_that_the_readme_names_is_there() -> None:
+    named = set(re.findall(r"scripts/atrio ([a-z]+)", (ROOT / "README.md").read_text()))
+    assert len(named) > 8
+    assert named - {*make_app()} == set()
+
+
 @pytest.mark.parametrize(
     "document", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=lambda p: p.name
 )

@@ -207,7 +207,7 @@ async def test_a_session_is_forked_exported_and_summed_up(atrio: Atrio) -> None:
     assert (await atrio("run", "-s", forked, "and then")).out == "you said: and then\n"
     exported = await atrio("export", forked)
     assert "## User (Ann)" in exported.out and "and then" in exported.out
-    assert '```diff\n' in exported.out and '\n+    return f"hi {name}"\n' in exported.out
+    assert "```diff\n" in exported.out and '\n+    return f"hi {name}"\n' in exported.out
     whole = json.loads((await atrio("export", forked, "--format", "json")).out)
     assert whole["session"]["sessionId"] == forked
     summed = await atrio("summarize", forked)
