@@ -18,6 +18,7 @@ from atrio_agent.clock import now
 from atrio_agent.compaction import Room
 from atrio_agent.context import newest_user_text, turns_of
 from atrio_agent.models.base import Model, ModelRequest, UsageReport
+from atrio_agent.pictures import Sight
 from atrio_agent.reply import Reply
 from atrio_agent.runs import Outcome
 from atrio_protocol.errors import ContextOverflow, LoopDetected, RunError
@@ -81,12 +82,13 @@ async def run_turn(host: TurnHost) -> Outcome:
     """
     recent: deque[bytes] = deque(maxlen=SAME_CALL_WINDOW)
     room = Room(host, await host.history())
+    sight = Sight(host)
     system = await host.briefing()
     for step in range(MAX_TURN_REQUESTS):
         await host.in_order()
         host.fold()
         await room.make(step)
-        said = room.said()
+        said = sight.of(room.said())
         request = ModelRequest(
             session_id=host.run.session_id,
             run_id=host.run.run_id,
@@ -105,10 +107,13 @@ async def run_turn(host: TurnHost) -> Outcome:
                 continue
             return Outcome("error", exc.to_object())
         except RunError as exc:
+            if reply.message is None and sight.goes_without(exc):
+                continue
             return Outcome("error", exc.to_object())
         finish = reply.finish
-        if reply.message is None or not reply.calls:
-            reason = finish.reason if finish else "end_turn"
+        reason = finish.reason if finish else "end_turn"
+        # What a refused answer had called for is not done: it may be half of it, and the provider took it back.
+        if reply.message is None or not reply.calls or reason == "refusal":
             return Outcome("end_turn" if reason == "tool_use" else reason)
         host.scribe.complete(reply.message, MessageFinish(reason="tool_use", at=now()))
         done = await run_calls(host, reply.message, reply.calls)

@@ -425,6 +425,7 @@ class ModelInfo(WireStruct, kw_only=True):
     provider: str
     name: str
     context_size: int | UnsetType = UNSET
+    takes_images: bool | UnsetType = UNSET
     price: ModelPrice | UnsetType = UNSET
     default: bool
     reason: str | UnsetType = UNSET

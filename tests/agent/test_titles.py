@@ -18,6 +18,7 @@ class Namer:
     """A model that says one thing, fails, or never ends."""
 
     provider, context_size = "test", None
+    takes_images = False
 
     def __init__(self, *said: str, fails: bool = False, hangs: bool = False) -> None:
         self.model_id = "namer"

@@ -159,6 +159,20 @@ async def _finish(answer: Answer) -> None:
     await answer.say(_start(), _text(0, "word"), _stop(answer.options["reason"], stop_details=details))
 
 
+@behaviour("refusal", _PATH)
+async def _refusal(answer: Answer) -> None:
+    """Refuses: after a text, or where ``at`` says: ``once``, or in the middle of a ``call``."""
+    if answer.options.get("at") == "once":
+        await answer.say(_start(), _stop("refusal"))
+        return
+    half_a_call = (
+        _begin(1, "tool_use", id="a", name="read", input={}),
+        _delta(1, "input_json_delta", partial_json="{"),
+    )
+    call = half_a_call if answer.options.get("at") == "call" else ()
+    await answer.say(_start(), _text(0, "I will ", "not."), *call, _stop("refusal"))
+
+
 @behaviour("no-usage", _PATH)
 async def _no_usage(answer: Answer) -> None:
     await answer.say(_event("message_start", message={"role": "assistant"}), _text(0, "word"), _stop("end_turn", None))

@@ -230,7 +230,10 @@ async def _reasoning(answer: Answer) -> None:
 
 @behaviour("tools")
 async def _tools(answer: Answer) -> None:
-    """Two calls in pieces that alternate."""
+    """Two calls in pieces that alternate; with results it answers."""
+    if any(message["role"] == "tool" for message in answer.body["messages"]):
+        await answer.say(_text("42"), _STOP, _usage(9, 4), _DONE)
+        return
     await answer.say(
         _text("looking"),
         _call(0, "call_a", "read", ""),
@@ -276,6 +279,11 @@ async def _refusal(answer: Answer) -> None:
     await answer.say(_event({"refusal": "I will "}), _event({"refusal": "not."}), _STOP, _usage(3, 2), _DONE)
 
 
+@behaviour("no-usage")
+async def _no_usage(answer: Answer) -> None:
+    await answer.say(_text("word"), _STOP, _DONE)
+
+
 @behaviour("no-done")
 async def _no_done(answer: Answer) -> None:
     """Says why it stops, and then ends (``how=end``) or breaks off (``how=cut``)."""
@@ -298,6 +306,17 @@ async def _effort(answer: Answer) -> None:
         await answer.error(400, "tools need reasoning_effort 'none' here", param="reasoning_effort")
     else:
         await answer.say(_text("fine"), _STOP, _DONE)
+
+
+@behaviour("blind")
+async def _blind(answer: Answer) -> None:
+    """Refuses every request that holds an image."""
+    contents = [message["content"] for message in answer.body["messages"]]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    if any(part["type"] == "image_url" for part in parts):
+        await answer.error(400, "Could not process image")
+    else:
+        await _echo(answer)
 
 
 # What goes wrong.

@@ -65,7 +65,7 @@ def _completed(output: int = 3) -> bytes:
 @behaviour("echo", PATH)
 async def _echo(answer: Answer) -> None:
     content = next(item["content"] for item in reversed(answer.body["input"]) if item.get("role") == "user")
-    await answer.say(_CREATED, _message(0, *content[-1]["text"].splitlines(keepends=True)), _completed())
+    await answer.say(_CREATED, _message(0, *content[-1].get("text", "").splitlines(keepends=True)), _completed())
 
 
 @behaviour("gpt-5-elsewhere", PATH)
@@ -143,6 +143,11 @@ async def _incomplete(answer: Answer) -> None:
     await answer.say(_CREATED, _message(0, "word"), _event("response.incomplete", response=response))
 
 
+@behaviour("gpt-5-no-usage", PATH)
+async def _no_usage(answer: Answer) -> None:
+    await answer.say(_CREATED, _message(0, "word"), _event("response.completed", response={"status": "completed"}))
+
+
 @behaviour("gpt-5-refusal", PATH)
 async def _refusal(answer: Answer) -> None:
     deltas = [_event("response.refusal.delta", output_index=0, delta=piece) for piece in ("I will ", "not.")]
@@ -150,6 +155,12 @@ async def _refusal(answer: Answer) -> None:
 
 
 # What goes wrong.
+
+
+@behaviour("gpt-5-mute", PATH)
+async def _mute(answer: Answer) -> None:
+    """Not even a head."""
+    await answer.until_client_leaves()
 
 
 @behaviour("gpt-5-status", PATH)

@@ -14,6 +14,7 @@ from atrio_agent.models.answer import read_answer
 from atrio_agent.models.anthropic_messages import request_body
 from atrio_agent.models.anthropic_stream import MessageReader
 from atrio_agent.models.base import ModelEvent, ModelRequest
+from atrio_agent.models.catalog import takes_images_by_name
 from atrio_agent.models.connection import Address, Connection
 from atrio_agent.models.recall import Recall
 from atrio_protocol.errors import ProviderError
@@ -42,6 +43,7 @@ class AnthropicModel:
     def __init__(self, name: str, connection: AnthropicConnection, *, context_size: int | None = None) -> None:
         self.model_id = f"anthropic/{name}"
         self.context_size = context_size
+        self.takes_images = takes_images_by_name(name)
         self._name = name
         self._connection = connection
 

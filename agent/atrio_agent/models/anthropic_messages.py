@@ -11,7 +11,7 @@ before it wrote.
 """
 
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from atrio_agent.models.base import AssistantTurn, ModelRequest, ToolOutput, ToolResults, UserTurn
 from atrio_agent.models.catalog import thinks_adaptively
@@ -24,7 +24,6 @@ __all__ = ["request_body"]
 _MAX_TOKENS: Final = 64_000
 """What one answer may take, thoughts included; every current Claude can give that much."""
 _MAX_TOKENS_ELSEWHERE: Final = 8_192
-_IMAGES: Final = {"image/jpeg", "image/png", "image/gif", "image/webp"}
 _MARK: Final[Json] = {"cache_control": {"type": "ephemeral"}}
 _MARKED_MESSAGES: Final = 2
 
@@ -103,7 +102,12 @@ def _said(turn: AssistantTurn) -> list[Json]:
 
 
 def _result(result: ToolOutput, call_ids: dict[str, str]) -> Json:
-    content = _blocks(result.content) or [_text("(no output)")]
+    if result.is_error:
+        # An error may hold nothing but text.
+        said = _without_blanks(_text(in_words(block)) for block in result.content)
+    else:
+        said = _blocks(result.content)
+    content = said or [_text("(no output)")]
     block: Json = {
         "type": "tool_result",
         "tool_use_id": call_ids.get(result.call_id, result.call_id),
@@ -113,16 +117,12 @@ def _result(result: ToolOutput, call_ids: dict[str, str]) -> Json:
 
 
 def _blocks(blocks: Iterable[ContentBlock]) -> list[Json]:
-    return _without_blanks(_image(block) if _can_show(block) else _text(in_words(block)) for block in blocks)
+    return _without_blanks(_image(block) if has_image(block) else _text(in_words(block)) for block in blocks)
 
 
 def _without_blanks(blocks: Iterable[Json]) -> list[Json]:
     """The blocks without blank texts, which the API refuses also where it sent them itself."""
     return [block for block in blocks if block["type"] != "text" or block["text"].strip()]
-
-
-def _can_show(block: ContentBlock) -> bool:
-    return has_image(block) and cast("ImageBlock", block).mime_type in _IMAGES
 
 
 def _text(text: str) -> Json:

@@ -161,6 +161,11 @@ class Model(Protocol):
         """Tokens that one request may hold, where known."""
         ...
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether it can be shown images. To one that cannot they are named (`atrio_agent.pictures`)."""
+        ...
+
     def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
         """Ask the model.
 

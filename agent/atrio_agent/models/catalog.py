@@ -23,6 +23,7 @@ __all__ = [
     "Price",
     "cost_of",
     "known_model",
+    "takes_images_by_name",
     "thinks_adaptively",
     "wants_responses",
 ]
@@ -102,6 +103,14 @@ _TABLES: Final = {"openai": OPENAI_MODELS, "anthropic": ANTHROPIC_MODELS}
 _DATE: Final = re.compile(r"-(\d{8}|\d{4}-\d{2}-\d{2})$")
 _REASONING: Final = re.compile(r"(gpt-([5-9]|\d\d)|o\d)")
 _CLAUDE: Final = re.compile(r"claude-[a-z]+-(\d{1,2})(?:-(\d{1,2}))?(?:-|$)")
+_SEEING: Final = re.compile(
+    r"(^|[-_.])("
+    r"(chatgpt-|gpt-)4o(?!-(audio|transcribe|mini-tts))|gpt-4\.[15]|gpt-4-turbo|gpt-([5-9]|[12]\d)(?!\d)"
+    r"|o1(?!-(mini|preview))\b|o3(?!-mini)\b|o[4-9]\b"
+    r"|claude-(?!2|instant)|gemini|gemma-?[3-9]|grok-[4-9]|llama-?4|mistral-(small|medium|large)-?3|pixtral"
+    r"|llava|bakllava|moondream|minicpm-v|internvl\d*|qwen[\d.]*-?vl|vl|vision|multimodal"
+    r")"
+)
 _UNKNOWN: Final = Known(None)
 
 
@@ -120,6 +129,14 @@ def thinks_adaptively(name: str) -> bool:
     """Whether a model of Anthropic decides itself how much it thinks: Claude 4.6 and all after it."""
     found = _CLAUDE.match(name)
     return found is not None and (int(found[1]), int(found[2] or 0)) >= (4, 6)
+
+
+def takes_images_by_name(name: str) -> bool:
+    """Whether a model of this name, whoever serves it, is known to take images.
+
+    A gateway's own choice among many (OpenRouter) goes by what a request holds.
+    """
+    return name == DEFAULT_OPENROUTER or _SEEING.search(name.lower().rpartition("/")[2]) is not None
 
 
 def cost_of(model_id: str, usage: UsageReport) -> Cost | None:

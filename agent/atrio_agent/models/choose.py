@@ -173,6 +173,7 @@ class Models:
             provider=model.provider,
             name=model_id.removeprefix(f"{model.provider}/"),
             context_size=model.context_size or UNSET,
+            takes_images=model.takes_images,
             price=_price(model.provider, model_id),
             default=is_default,
             reason=reason or UNSET,

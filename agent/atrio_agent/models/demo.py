@@ -71,6 +71,7 @@ class DemoModel:
     model_id = "demo"
     provider = "demo"
     context_size = None
+    takes_images = False
 
     def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
         return self._stream(request)

@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from atrio_agent.models.base import Model
+from atrio_agent.models.catalog import takes_images_by_name
 from atrio_agent.models.connection import Address
 from atrio_agent.models.openai import OpenAIConnection, OpenAIModel
 from atrio_protocol.errors import ModelNotFound
@@ -28,6 +29,8 @@ SEARCH_S: Final = 0.3
 _MAX_ANSWER_BYTES: Final = 1024 * 1024
 _MAX_MODELS: Final = 200
 """Of one server, so that a list stays one."""
+_MAX_NAME_CHARS: Final = 200
+_SEEING: Final = {"vision", "multimodal"}
 _OLLAMA_PORT: Final = 11434
 _OTHERS: Final = (("LM Studio", 1234), ("llama.cpp", 8080), ("vLLM", 8000))
 """Who usually has the port. Whoever it is, its list of models is what counts."""
@@ -40,6 +43,7 @@ class LocalModel(NamedTuple):
     name: str
     where: str
     context_size: int | None
+    takes_images: bool
 
     @property
     def model_id(self) -> str:
@@ -67,7 +71,7 @@ class _Server:
             async with stream:
                 body = await _get(stream, self._origin.netloc, self._path)
             listed = msgspec.json.decode(body)
-        except (OSError, trio.BrokenResourceError, ValueError):
+        except (OSError, trio.BrokenResourceError, ValueError, RecursionError):
             return
         self.models = tuple(self._read(listed))
 
@@ -80,15 +84,29 @@ class _Server:
         known: dict[str, LocalModel] = {}
         for entry in entries:
             name = entry.id or entry.name
-            if name and name.isprintable() and "embed" not in name.lower():
-                known.setdefault(name, LocalModel(self.provider, name, self.where, entry.max_model_len))
+            if name and len(name) <= _MAX_NAME_CHARS and name.isprintable() and "embed" not in name.lower():
+                size = entry.max_model_len if (entry.max_model_len or 0) > 0 else None
+                known.setdefault(name, LocalModel(self.provider, name, self.where, size, entry.takes_images(name)))
         return list(known.values())[:_MAX_MODELS]
+
+
+class _Details(msgspec.Struct):
+    families: list[str] | None = None
 
 
 class _Entry(msgspec.Struct):
     id: str | None = None
     name: str | None = None
     max_model_len: int | None = None
+    capabilities: list[str] | None = None
+    details: _Details | None = None
+
+    def takes_images(self, name: str) -> bool:
+        """Whether the server says so: as a capability, or by an encoder of images in the file; else by the name."""
+        families = (self.details and self.details.families) or ()
+        if self.capabilities:
+            return bool(_SEEING & {*self.capabilities})
+        return "clip" in families or "mllama" in families or takes_images_by_name(name)
 
 
 class _Listed(msgspec.Struct):
@@ -134,7 +152,13 @@ class LocalServers:
         for server in self._servers:
             for model in server.models:
                 if (model.provider, model.name) == (provider, name):
-                    return OpenAIModel(name, server.connection, context_size=model.context_size, provider=provider)
+                    return OpenAIModel(
+                        name,
+                        server.connection,
+                        context_size=model.context_size,
+                        provider=provider,
+                        takes_images=model.takes_images,
+                    )
         if provider == "ollama":
             return OpenAIModel(name, self._ollama.connection, provider=provider)
         ports = ", ".join(str(port) for _, port in _OTHERS)
@@ -213,5 +237,8 @@ def _length(head: bytes, body_at: int) -> int:
     for line in lines:
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-length":
-            return body_at + int(value)
+            length = int(value)
+            if length < 0:
+                raise ValueError("no length")
+            return body_at + length
     return _MAX_ANSWER_BYTES

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from atrio_agent.models import openai_messages, responses_messages
 from atrio_agent.models.answer import AnswerReader, Blocks, read_answer
 from atrio_agent.models.base import ModelEvent, ModelRequest
-from atrio_agent.models.catalog import wants_responses
+from atrio_agent.models.catalog import takes_images_by_name, wants_responses
 from atrio_agent.models.connection import Address, Connection, EndpointMissing
 from atrio_agent.models.openai_stream import ChunkReader
 from atrio_agent.models.recall import Recall
@@ -45,11 +45,19 @@ class OpenAIModel:
     """One model of a server. ``name`` is the server's own name for it."""
 
     def __init__(
-        self, name: str, connection: OpenAIConnection, *, context_size: int | None = None, provider: str = "openai"
+        self,
+        name: str,
+        connection: OpenAIConnection,
+        *,
+        context_size: int | None = None,
+        provider: str = "openai",
+        takes_images: bool | None = None,
     ) -> None:
+        """``takes_images``: whether the server says so; None for what its name tells."""
         self.model_id = f"{provider}/{name}"
         self.provider = provider
         self.context_size = context_size
+        self.takes_images = takes_images_by_name(name) if takes_images is None else takes_images
         self._name = name
         self._connection = connection
 

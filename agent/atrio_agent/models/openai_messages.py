@@ -20,6 +20,8 @@ __all__ = ["request_body"]
 
 Json = dict[str, Any]
 
+_BELOW = "it follows after the results"
+
 
 def request_body(request: ModelRequest) -> Json:
     """The body but for the model's name and how the answer is to be sent."""
@@ -74,7 +76,7 @@ def _add_assistant(messages: list[Json], turn: AssistantTurn) -> None:
 
 
 def _tool_message(result: ToolOutput) -> Json:
-    text = "\n\n".join(in_words(block) for block in result.content)
+    text = "\n\n".join(in_words(block, _BELOW if has_image(block) else "") for block in result.content)
     # The API has no mark for a failed call, so the text says it.
     content = f"Error: {text}" if result.is_error else text
     return {"role": "tool", "tool_call_id": result.call_id, "content": content or "(no output)"}

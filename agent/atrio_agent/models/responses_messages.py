@@ -92,10 +92,12 @@ def _said(turn: AssistantTurn) -> list[Json]:
 
 def _result(result: ToolOutput, call_ids: dict[str, str]) -> Json:
     output: Any = _content(result.content)
+    # The API has no mark for a failed call, so the text says it.
     if all(part["type"] == "input_text" for part in output):
         output = "\n\n".join(part["text"] for part in output) or "(no output)"
-        # The API has no mark for a failed call, so the text says it.
         output = f"Error: {output}" if result.is_error else output
+    elif result.is_error:
+        output = [{"type": "input_text", "text": "Error:"}, *output]
     return {
         "type": "function_call_output",
         "call_id": call_ids.get(result.call_id, result.call_id),

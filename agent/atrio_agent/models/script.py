@@ -142,6 +142,7 @@ class ScriptTurn(_TurnHead, frozen=True, kw_only=True):
 class _ScriptHead(_Format, frozen=True, kw_only=True):
     name: str = "script"
     context_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    takes_images: bool = True
 
 
 class Script(_ScriptHead, frozen=True, kw_only=True):
@@ -172,10 +173,10 @@ def parse_script(value: object) -> Script:
         ScriptInvalid: It is not one.
     """
     fields = _object(value, "")
-    _known(fields, {"name", "contextSize", "turns"}, "")
+    _known(fields, {"name", "contextSize", "takesImages", "turns"}, "")
     turns = tuple(_turn(turn, f"/turns/{index}") for index, turn in enumerate(_list(fields, "turns", "")))
     head = _convert(fields, _ScriptHead, "")
-    return Script(name=head.name, context_size=head.context_size, turns=turns)
+    return Script(name=head.name, context_size=head.context_size, takes_images=head.takes_images, turns=turns)
 
 
 def checked_script(script: Script) -> Script:

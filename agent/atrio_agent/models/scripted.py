@@ -105,6 +105,7 @@ class ScriptedModel:
         self._runs: OrderedDict[tuple[str, str], _Progress] = OrderedDict()
         self.model_id = model_id
         self.context_size = script.context_size
+        self.takes_images = script.takes_images
         self.name = script.name
 
     def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:

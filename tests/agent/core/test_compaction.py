@@ -39,6 +39,7 @@ class Playing:
     """A model with a context of a thousand tokens; each answer is a list of events, or an error."""
 
     model_id, provider, context_size = "playing", "test", CONTEXT
+    takes_images = False
 
     def __init__(self, *answers: Any, summaries: tuple[Any, ...] = ()) -> None:
         self.answers = list(answers)

@@ -33,6 +33,7 @@ class Repeating:
     """A model that calls a tool that is not there, again and again; the same one, or another each time."""
 
     model_id, provider, context_size = "repeating", "test", None
+    takes_images = False
 
     def __init__(self, *, always_the_same: bool) -> None:
         self.always_the_same = always_the_same
@@ -114,6 +115,15 @@ async def test_a_cancel_ends_the_wait_for_another_try(autojump_clock: MockClock)
         assert core.session.inbox.cancel(by=run.author).runs == (run,)
         await run.done.wait()
         assert trio.current_time() < 100_000 and terminals(core.events) == [(run.run_id, "cancelled")]
+
+
+async def test_what_a_refused_answer_called_for_is_not_done(autojump_clock: MockClock) -> None:
+    refused = [{"say": "I "}, {"tool": "ls", "input": {}}, {"finish": "refusal"}]
+    run, events, _ = await run_of({"responses": [refused, [{"say": "never asked"}]]})
+    assert terminals(events) == [(run.run_id, "refusal")]
+    assert run.text == "I "
+    parts = [event["value"] for event in events if event["type"] == "message.part"]
+    assert [part["status"] for part in parts if "status" in part][-1] == "failed"
 
 
 @pytest.mark.parametrize("_again", range(6))  # which of two that one commit wakes goes first is chance

@@ -30,6 +30,7 @@ class Titled:
     """A model that answers, and whose titles are something special: a bug, or slow."""
 
     model_id, provider, context_size = "titled", "test", None
+    takes_images = False
 
     def __init__(self, *, title: str | None, after_s: float = 0) -> None:
         self.title = title

@@ -8,6 +8,7 @@ from atrio_agent.models.catalog import (
     OPENAI_MODELS,
     cost_of,
     known_model,
+    takes_images_by_name,
     thinks_adaptively,
     wants_responses,
 )
@@ -105,3 +106,34 @@ def test_models_that_reason_want_the_responses_api(name: str, expected: bool) ->
 )
 def test_claude_thinks_as_it_likes_since_4_6(name: str, expected: bool) -> None:
     assert thinks_adaptively(name) is expected
+
+
+@pytest.mark.parametrize("name", [*OPENAI_MODELS, *ANTHROPIC_MODELS])
+def test_every_current_model_of_the_makers_takes_images(name: str) -> None:
+    assert takes_images_by_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt-4o-2024-11-20", True),
+        ("o4-mini", True),
+        ("openrouter/auto", True),
+        ("anthropic/claude-sonnet-5-5", True),
+        ("google/gemini-3-pro:free", True),
+        ("qwen/Qwen2.5-VL-72B", True),
+        ("qwen3-vl:8b", True),
+        ("llama3.2-vision:11b", True),
+        ("llava:latest", True),
+        ("gpt-oss:20b", False),
+        ("gpt-35-turbo", False),
+        ("o3-mini", False),
+        ("gpt-4o-audio-preview", False),
+        ("anthropic/claude-2.1", False),
+        ("deepseek/deepseek-r1", False),
+        ("auto", False),
+        ("", False),
+    ],
+)
+def test_a_name_tells_whether_a_model_takes_images(name: str, expected: bool) -> None:
+    assert takes_images_by_name(name) is expected

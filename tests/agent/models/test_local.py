@@ -30,6 +30,20 @@ async def test_models_of_all_servers_are_found_ollama_first_and_those_that_only_
     assert found == [("ollama/llama4:latest", None), ("local/qwen", 32_768)]
 
 
+async def test_whether_a_model_takes_images_is_what_the_server_says_and_else_what_its_name_tells() -> None:
+    listed = (
+        b'{"models": [{"name": "a", "capabilities": ["completion", "vision"]}, {"name": "c"}, {"name": "llava:7b"},'
+        b' {"name": "b", "details": {"families": ["llama", "clip"]}}, {"name": "llava", "capabilities": ["tools"]}]}'
+    )
+    async with open_list_server(listed) as ollama:
+        servers = LocalServers({"OLLAMA_HOST": f"127.0.0.1:{ollama}"}, others=())
+        await servers.search()
+
+    takes = {model.name: servers.model("ollama", model.name).takes_images for model in servers.found()}
+    assert takes == {"a": True, "b": True, "llava": False, "llava:7b": True, "c": False}
+    assert servers.model("ollama", "gemma3").takes_images
+
+
 async def test_a_name_that_two_servers_have_is_listed_once_and_asked_at_the_first() -> None:
     async with open_list_server(OTHER) as one, open_list_server(OTHER) as two:
         servers = LocalServers(NO_OLLAMA, others=(("first", one), ("second", two)))
@@ -50,6 +64,11 @@ async def test_a_name_that_two_servers_have_is_listed_once_and_asked_at_the_firs
         (OTHER, b"HTTP/1.1 200 OK\r\nContent-Length: many"),
         (b"x" * 2_000_000, None),
         (b"\xff", None),
+        (b"[" * 500_000, None),
+        (b'{"data": [{"id": "%b"}]}' % (b"x" * 1_000), None),
+        (OTHER, b"HTTP/1.1 200 OK\r\nContent-Length: -1"),
+        (OTHER, b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5_000),
+        (OTHER, b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:9/"),
     ],
 )
 async def test_a_port_where_somebody_else_answers_has_no_models(body: bytes, head: bytes | None) -> None:

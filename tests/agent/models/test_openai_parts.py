@@ -51,9 +51,9 @@ def test_resources_and_links_are_said_in_words() -> None:
 
     assert messages(turn)[0]["content"].split("\n\n") == [
         '<resource uri="file:///a.py">\nx = 1\n</resource>',
-        "[binary resource: file:///a.bin]",
+        "[resource file:///a.bin 3 bytes: binary data is not passed on]",
         "[b: file:///b.py]",
-        "[image, image/png]",
+        "[image image/png, 68 KB]",
     ]
 
 
@@ -102,7 +102,11 @@ def test_an_image_that_a_tool_returned_follows_in_a_user_message() -> None:
     shown = ToolResults((ToolOutput("c1", "read", (TextBlock(text="a picture"), IMAGE), is_error=False),))
 
     assert messages(HELLO, called, shown)[2:] == [
-        {"role": "tool", "tool_call_id": "c1", "content": "a picture\n\n[image, image/png]"},
+        {
+            "role": "tool",
+            "tool_call_id": "c1",
+            "content": "a picture\n\n[image image/png, 3 bytes: it follows after the results]",
+        },
         {
             "role": "user",
             "content": [{"type": "text", "text": "The images that the tools returned:"}, IMAGE_PART],
