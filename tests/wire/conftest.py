@@ -41,11 +41,13 @@ class Harness:
         return Settings(**(defaults | changes))
 
     @asynccontextmanager
-    async def serve(self, *, limit_s: float = LIMIT_S, **changes: Any) -> AsyncGenerator[Running]:
-        """Run a server until the end of the block."""
+    async def serve(
+        self, *, limit_s: float = LIMIT_S, environ: dict[str, str] | None = None, **changes: Any
+    ) -> AsyncGenerator[Running]:
+        """Run a server until the end of the block; in its environment are only these variables."""
         with trio.fail_after(limit_s):
             stop = trio.Event()
-            async with open_service(self.settings(**changes), environ={}, stop=stop) as running:
+            async with open_service(self.settings(**changes), environ=environ or {}, stop=stop) as running:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_shut_down_when_asked, running, stop)
                     yield running
