@@ -173,8 +173,9 @@ async def open_service(
 
 
 def _keys(environ: Mapping[str, str]) -> list[str]:
-    """The providers' keys, as they are used."""
-    return [environ.get(name, "").strip() for name in KEY_VARIABLES]
+    """The providers' keys, and the words of one that was pasted with a line end in it."""
+    keys = [environ.get(name, "") for name in KEY_VARIABLES]
+    return [part for key in keys for part in (key.strip(), *key.split())]
 
 
 def _make_server(

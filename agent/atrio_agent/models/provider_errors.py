@@ -26,6 +26,8 @@ from atrio_protocol.errors import (
 __all__ = ["reported_error", "retry_after_ms", "spoken"]
 
 _SENTENCE_CHARS: Final = 500
+_PART_CHARS: Final = 8
+"""A shorter word of a key would be found everywhere."""
 _MAX_RETRY_AFTER_MS: Final = 24 * 3600 * 1000
 
 _OVERFLOW_CODES: Final = {"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"}
@@ -38,8 +40,10 @@ _RATE_CODES: Final = {"rate_limit_exceeded", "rate_limit_error", "too_many_reque
 
 def spoken(text: str, *, secret: str = "") -> str:
     """A provider's words on one line of bearable length, without the key."""
-    if secret:
-        text = text.replace(secret, "[redacted]")
+    # By its words too: a key with a line end in it, which is refused, is shown with that spelled out.
+    for part in sorted({secret, *secret.split()}, key=len, reverse=True):
+        if part == secret != "" or len(part) >= _PART_CHARS:
+            text = text.replace(part, "[redacted]")
     text = " ".join(text.split())
     return text if len(text) <= _SENTENCE_CHARS else text[: _SENTENCE_CHARS - 1] + "…"
 

@@ -213,3 +213,11 @@ def test_everything_that_is_sent_counts() -> None:
 
     assert 0 < bare < 10
     assert estimate_request(full) > bare + 1_000 + 1_000 + 100
+
+
+def test_a_key_with_a_line_end_in_it_is_not_shown_by_the_library_that_refuses_it() -> None:
+    key = "sk-0123456789\nsk-abcdefghi"
+    said = spoken(f"Illegal header value {key.encode()!r}", secret=key)
+    assert said == r"Illegal header value b'[redacted]\n[redacted]'"
+    assert spoken("a b c", secret="b c") == "a [redacted]"
+    assert spoken("as it is", secret="") == "as it is"

@@ -71,6 +71,18 @@ async def test_a_command_has_no_terminal_no_input_and_a_session_of_its_own(rig: 
     assert "No such device" in said[2]
 
 
+async def test_a_command_has_no_open_file_of_ours(rig: Rig, tmp_path: Path) -> None:
+    with (tmp_path / "open").open("w") as file:
+        os.dup2(file.fileno(), 63, inheritable=True)  # as careless as a library can be
+        try:
+            await rig("for fd in /proc/$$/fd/*; do echo ${fd##*/}; done; umask")
+        finally:
+            os.close(63)
+    *open_files, umask = rig.capture.text().splitlines()
+    assert {int(fd) for fd in open_files} <= {0, 1, 2, 3, 255}  # two are the shell's own
+    assert int(umask, 8) & 0o022 == 0o022
+
+
 async def test_a_command_runs_where_it_is_told(rig: Rig) -> None:
     await rig("pwd; pwd -P; echo $PWD")
     assert rig.capture.text().splitlines() == [str(rig.root)] * 3
