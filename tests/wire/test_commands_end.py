@@ -28,7 +28,7 @@ STUBBORN = (
     f"echo top up; {STAY}"
 )
 PROCESSES = 2
-"""How many shells it keeps running, beside their sleeps."""
+"""How many shells it keeps running, each with a sleep."""
 
 STUCK = asking("stuck", shell(STUBBORN))
 BACK = asking("back", shell(STUBBORN, background=True), then="started")
@@ -47,6 +47,12 @@ def marked(run_id: str) -> list[int]:
             if mark in environment.split(b"\0"):
                 found.append(int(entry.name))
     return found
+
+
+async def all_up(run_id: str) -> None:
+    """Wait until the whole command is up: nobody tells of what a background job does."""
+    while len(marked(run_id)) < 2 * PROCESSES:  # noqa: ASYNC110  the process table has no events
+        await trio.sleep(0.01)
 
 
 async def start_stuck(wire: Wire, session: str) -> str:
@@ -140,7 +146,7 @@ async def test_a_background_job_outlives_its_run_and_a_cancel_but_not_its_worksp
             await wire.prompt(session, "back", runId=run_id)
             assert (await wire.completed(session, run_id))["text"] == "started"
             assert (await wire.call("session/cancel", sessionId=session, wait=True))["cancelled"] == []
-            assert marked(run_id)
+            await all_up(run_id)
         closed = running.server.workspaces.get(workspace).closed
         await wire.call("workspace/close", workspaceId=workspace)
         await closed.wait()
@@ -163,6 +169,7 @@ async def test_a_signal_to_the_server_leaves_no_process_of_any_command(bench: Ha
                 behind = uuid4().hex
                 await wire.prompt(other, "back", runId=behind)
                 await wire.completed(other, behind)
+                await all_up(behind)
                 run_id = await start_stuck(wire, session)
                 server.signal(signal.SIGTERM)
                 with trio.fail_after(12):

@@ -106,7 +106,8 @@ class Kin:
                 else:
                     self._send(pids, signal.SIGKILL)
                 await trio.sleep(_LOOK_S)
-                pids = await self.alive()
+                # What forks while we look, and is gone before its turn, has left one that only the next look sees.
+                pids = await self.alive() or await self.alive()
         if limit.cancelled_caught:
             # A few milliseconds more, and without a thread: nobody gets away for want of time.
             pids = self._look()
