@@ -214,6 +214,15 @@ async def test_a_session_is_forked_exported_and_summed_up(atrio: Atrio) -> None:
     assert summed.code == 0 and summed.out.strip()
 
 
+async def test_a_command_of_ones_own_is_not_asked_about_and_its_output_is_told_once(atrio: Atrio) -> None:
+    assert (await atrio("run", "hello")).code == 0
+    done = await atrio("shell", "last", "cat greet.py; exit 3")
+    assert (done.code, done.out, done.err) == (0, f"{OLD}[Exit status 3.]\n", "")
+    async with on_terminal(atrio, "shell", "last", "echo once") as seat:
+        assert await seat.end() == 0
+    assert seat.shown.text.count("  once") == 1
+
+
 @asynccontextmanager
 async def serving(atrio: Atrio, script: Path, *words: str) -> AsyncGenerator[Started]:
     async with atrio.started("serve", "--port", "0", "--model", f"script:{script}", *words) as server:

@@ -37,6 +37,7 @@ from atrio_server.cli.lines import JsonLines
 from atrio_server.cli.output import print_result, say
 from atrio_server.cli.terminal.keys import Keyboard, open_keyboard
 from atrio_server.cli.terminal.paper import Paper, can_ask, is_interactive, open_paper
+from atrio_server.cli.terminal.tools import RESULT_LINES
 from atrio_server.cli.transcript import Transcript
 from atrio_server.cli.which_model import model_line, unseen_key
 from atrio_server.client import Client, ClientError, Detached, ReplyLost, Resync, ServerGone, SessionStream
@@ -171,7 +172,9 @@ class _Command:
         self._keyboard = keyboard
         self._approve: Approval = approve
         directory = _real(order.directory)
-        self._words = Transcript(self.run_id, paper, quiet=order.quiet or order.as_json, directory=directory)
+        # A command's output is the result, and where nothing is redrawn it is told once.
+        is_quiet = order.quiet or order.as_json or (order.kind == "shell" and not paper.redraws)
+        self._words = Transcript(self.run_id, paper, quiet=is_quiet, directory=directory)
         self._sink = JsonLines() if order.as_json else self._words
         self._directory = directory
         self._approver: Approver | None = None
@@ -351,7 +354,8 @@ class _Command:
 
     def _end(self, run: Run) -> int:
         if self.order.kind == "shell" and not self.order.as_json and (printed := self._words.board.result_text):
-            print_result(printed)
+            if not (self._paper.redraws and printed.count("\n") < RESULT_LINES):  # else all of it was just shown
+                print_result(printed)
         else:
             self._sink.show_end(run)
         code, sentence = exit_of_run(run)

@@ -15,7 +15,7 @@ from atrio_server.cli.terminal.clean import flat, stripped
 from atrio_server.cli.terminal.diffs import diff_rows
 from atrio_server.cli.terminal.rows import Row, Span, indented, row
 
-__all__ = ["ENDED", "call_title", "ended_rows", "live_rows", "result_text"]
+__all__ = ["ENDED", "RESULT_LINES", "call_title", "ended_rows", "live_rows", "result_text"]
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """The states of a call that has a result, or will never have one."""
