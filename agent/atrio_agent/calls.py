@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
+import trio
 
 from atrio_agent.ask import Ask
 from atrio_agent.clock import now
@@ -127,6 +128,7 @@ async def _run(host: CallHost, message: LiveMessage, call: Call) -> ToolOutcome:
         ask = await host.tools.ask(call.name, given, place)
         if ask is not None:
             place = await _permitted(host, message, call, ask, place)
+        await trio.lowlevel.checkpoint_if_cancelled()  # an answer may have come just before the cancel
         locations = host.tools.locations(call.name, given, place)
         _change(host, message, call, status="in_progress", started_at=now(), locations=locations or UNSET)
         place = replace(place, output=_live(host, message, call))

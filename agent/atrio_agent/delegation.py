@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from atrio_agent.lifetime import CLOSE_S
+from atrio_agent.lifetime import CLOSE_S, OwnerEnded
 from atrio_agent.runs import LiveRun
 from atrio_agent.store.base import StoreFailed
 from atrio_agent.titles import fallback_title
@@ -49,6 +49,8 @@ async def delegate(parent: "Session", run: LiveRun, tool_call_id: str, prompt: s
         child_run = child.accept(
             prompt=content, run_id=None, delivery="queue", author=run.author, model_id=run.model_id, meta=None
         )
+    except OwnerEnded as exc:
+        raise ToolFailed("No sub-agent could be started: the workspace is closing.") from exc
     except (WireError, StoreFailed) as exc:
         raise ToolFailed(f"No sub-agent could be started: {exc}") from exc
     try:

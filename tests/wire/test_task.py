@@ -122,7 +122,12 @@ async def test_a_cancel_of_the_root_ends_the_child_first(bench: Harness) -> None
         assert ends == [run["runId"], "root"]
         assert (await wire.call("test/gates"))["waiting"] == []
         messages = await rows(wire, session)
-        assert shape(messages) == [("user", None), ("assistant", "tool_use"), ("tool", None), ("assistant", "cancelled")]
+        assert shape(messages) == [
+            ("user", None),
+            ("assistant", "tool_use"),
+            ("tool", None),
+            ("assistant", "cancelled"),
+        ]
         assert messages[1]["parts"][0]["status"] == "cancelled" and messages[2]["parts"][0]["isError"]
         await wire.prompt(session, "next", runId="next")
         assert (await wire.completed(session, "next"))["text"] == "next"
