@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
-import trio
 
 from atrio_agent.models.base import (
     AssistantTurn,
@@ -283,16 +282,3 @@ async def test_what_goes_wrong_has_its_kind_and_says_whether_it_may_be_tried_aga
     assert error.retryable is retryable
     assert "127.0.0.1" in error.message
     assert "sk-secret-key" not in error.message
-
-
-async def test_the_time_that_a_provider_asks_to_wait_is_told(responses: OpenAIConnection) -> None:
-    assert (await failure(responses, "gpt-5-status,status=429,after=3")).retry_after_ms == 3_000
-
-
-async def test_leaving_in_the_middle_closes_the_connection_at_once(
-    responses: OpenAIConnection, mock: MockOpenAI
-) -> None:
-    with trio.fail_after(MOST_S):
-        async with OpenAIModel("gpt-5-hang", responses).stream(request()) as events:
-            assert await anext(aiter(events)) == TextDelta("first")
-        await mock.wait_for_connections(0)
