@@ -120,6 +120,7 @@ class Broker:
         self._pending: dict[str, _Pending] = {}
         self._resolved: OrderedDict[str, _Pending] = OrderedDict()
         self._grants: dict[str, Grant] = {}
+        self._revoked: set[str] = set()
 
     def pending(self, session_id: str | None = None) -> tuple[Permission, ...]:
         """The questions that wait, the oldest first: all, or those that a session shows (its children's too)."""
@@ -130,8 +131,8 @@ class Broker:
         )
 
     def load_grants(self, grants: Sequence[Grant]) -> None:
-        """Take over the grants of a session that was loaded."""
-        self._grants.update((grant.grant_id, grant) for grant in grants)
+        """Take over the grants of a session that was loaded; not those that were taken back while they were read."""
+        self._grants.update((grant.grant_id, grant) for grant in grants if grant.grant_id not in self._revoked)
 
     def grants(self, session_id: str) -> tuple[Grant, ...]:
         """What was allowed for good in a session, the oldest first."""
@@ -150,6 +151,7 @@ class Broker:
         grant = self._grants.pop(grant_id, None)
         if grant is None:
             raise PermissionNotFound(f"There is no grant {grant_id!r}.", grantId=grant_id)
+        self._revoked.add(grant_id)
         return grant
 
     def forget_session(self, session_id: str) -> None:

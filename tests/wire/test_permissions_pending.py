@@ -244,3 +244,28 @@ async def test_a_question_does_not_outlive_a_killed_server_and_its_run_is_interr
                 assert (await asked(wire, session))["permissionId"] != permission["permissionId"]
                 await wire.call("session/cancel", sessionId=session, wait=True)
     assert not (bench.directory / "a.txt").exists()
+
+
+async def test_the_question_of_a_sub_agent_is_shown_and_answered_in_its_root(bench: Harness) -> None:
+    outside = bench.root / "secret.txt"
+    outside.write_text("outside\n")
+    model = bench.script(
+        asking("delegate", {"tool": "task", "input": {"prompt": "child"}}),
+        asking("child", {"tool": "read", "input": {"path": str(outside)}}, then="read it"),
+    )
+    async with bench.serve(model=model) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        await wire.prompt(session, "delegate", runId="r1")
+        permission = await asked(wire, session)
+        child = permission["sessionId"]
+        assert child != session and permission["rootSessionId"] == session
+        for thing in (session, child):
+            assert (await wire.call("session/get", sessionId=thing))["session"]["state"] == "requires_action"
+            assert (await wire.call("permission/list", sessionId=thing))["permissions"] == [permission]
+            assert (await wire.attach(thing))["snapshot"]["permissions"] == [permission]
+        assert len(wire.of_type(workspace, "permission.requested")) == 1
+        await answer(wire, permission)
+        assert (await wire.completed(session, "r1"))["stopReason"] == "end_turn"
+        await wire.event(workspace, "run.completed", runId="r1")
+        for thing in (session, child, workspace):
+            assert len(wire.of_type(thing, "permission.resolved")) == 1
