@@ -237,6 +237,21 @@ async def test_a_run_of_another_kind_that_never_began_leaves_no_message(state: S
         await ended(store, "r2")
 
 
+async def test_a_command_that_had_begun_has_an_answer_though_its_call_was_not_stored(state: State) -> None:
+    await crash(
+        state,
+        accept("r1", kind="shell"),
+        put("m1", "make", role="user", run_id="r1", order=1, final=True),
+    )
+
+    async with await state.open() as store:
+        user, answer = await stored(store)
+        found = await ended(store, "r1")
+
+    assert (user.role, answer.role, reason(answer)) == ("user", "assistant", "interrupted")
+    assert (found.text, found.message_id, found.prompt_message_id) == ("", answer.message_id, "m1")
+
+
 async def test_what_was_complete_stays_as_it_is(state: State) -> None:
     await crash(
         state,
