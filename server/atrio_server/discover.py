@@ -105,7 +105,13 @@ async def open_own_server(state_dir: Path, *, model: str | None = None) -> Async
     """
     make_state_dir(state_dir)
     log, log_from = _open_log(state_dir)
-    command = _command(state_dir, ORPHANED_S) + ([] if model is None else ["--model", model])
+    # A command that was killed leaves nobody to answer its run, which must not keep the server for ever.
+    command = [
+        *_command(state_dir, ORPHANED_S),
+        "--keep-alive",
+        "clients",
+        *([] if model is None else ["--model", model]),
+    ]
     try:
         process = await trio.lowlevel.open_process(
             command,
