@@ -30,6 +30,7 @@ from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
 from atrio_agent.store.base import (
     DeleteSessions,
+    DropGrant,
     ForkSession,
     Loaded,
     PutGrant,
@@ -381,6 +382,27 @@ class Coordinator:
     def keep_grant(self, grant: Grant) -> None:
         """Store what was allowed for good. Who answered need not wait: a lost one is asked for again."""
         self.ground.store.write_later(PutGrant(grant=grant))
+
+    def revoke_soon(self, grant_id: str) -> Errand[None]:
+        """Take back what was allowed for good: from now on it is asked about.
+
+        If that cannot be stored the errand fails with `StoreFailed`, and the grant holds again.
+
+        Raises:
+            PermissionNotFound: There is no such grant.
+        """
+        grant = self.ground.broker.revoke(grant_id)
+        dropped = self.ground.store.write_soon(DropGrant(grant_id=grant_id))
+
+        async def settle() -> None:
+            try:
+                await dropped.wait()
+            except StoreFailed:
+                # It would come back with the next start anyhow, and nobody could take it back until then.
+                self.ground.broker.give_back(grant)
+                raise
+
+        return self.ground.errands.start(settle, name="revoke grant")
 
     async def unload_idle(self) -> None:
         """Let go of sessions that nobody needs, for as long as the coordinator lives."""

@@ -86,7 +86,7 @@ class Answer:
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    """A question that is not resolved yet, or was a moment ago."""
+    """A question that is not resolved yet, or was a moment ago. Large: it shows the whole change that it is about."""
 
     permission: Permission
     question: Question
@@ -118,7 +118,7 @@ class Broker:
         self._publish = publish
         self._keep = keep
         self._pending: dict[str, _Pending] = {}
-        self._resolved: OrderedDict[str, _Pending] = OrderedDict()
+        self._resolved: OrderedDict[str, Answer] = OrderedDict()
         self._grants: dict[str, Grant] = {}
         self._revoked: set[str] = set()
 
@@ -153,6 +153,11 @@ class Broker:
             raise PermissionNotFound(f"There is no grant {grant_id!r}.", grantId=grant_id)
         self._revoked.add(grant_id)
         return grant
+
+    def give_back(self, grant: Grant) -> None:
+        """A grant could not be revoked after all: it holds again."""
+        self._revoked.discard(grant.grant_id)
+        self._grants[grant.grant_id] = grant
 
     def forget_session(self, session_id: str) -> None:
         """A session is deleted: its grants are void."""
@@ -191,15 +196,16 @@ class Broker:
             PermissionNotFound: There is no such question.
             InvalidOption: It has no such option; it still waits.
         """
-        pending = self._pending.get(permission_id) or self._resolved.get(permission_id)
-        if pending is None:
+        pending, resolved = self._pending.get(permission_id), self._resolved.get(permission_id)
+        if pending is None and resolved is None:
             raise PermissionNotFound(f"There is no permission {permission_id!r}.", permissionId=permission_id)
-        option = next((option for option in pending.permission.options if option.option_id == option_id), None)
+        option = next((option for option in OPTIONS if option.option_id == option_id), None)
         if option is None:
-            offered = ", ".join(option.option_id for option in pending.permission.options)
+            offered = ", ".join(option.option_id for option in OPTIONS)
             raise InvalidOption(f"This permission has no option {option_id!r}; it has {offered}.", path="/optionId")
-        if pending.outcome is not None:
-            return Answer(False, pending.outcome, pending.by)
+        if pending is None:
+            assert resolved is not None  # one of the two
+            return resolved
         if option.kind == "allow_always":
             self._grant(pending.question, by)
         outcome = PermissionOutcome(kind=option.kind, option_id=option.option_id)
@@ -260,7 +266,7 @@ class Broker:
         pending.outcome, pending.by = outcome, by
         permission = pending.permission
         del self._pending[permission.permission_id]
-        self._resolved[permission.permission_id] = pending
+        self._resolved[permission.permission_id] = Answer(False, outcome, by)
         if len(self._resolved) > REMEMBERED:
             self._resolved.popitem(last=False)
         pending.answered.set()

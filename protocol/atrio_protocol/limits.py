@@ -77,7 +77,7 @@ INLINE_IMAGE_BYTES: Final = 64 * 1024
 """Image data above this is left out of lists, snapshots and events."""
 
 INLINE_DIFF_BYTES: Final = 256 * 1024
-"""The two texts of a diff are left out above this."""
+"""Where one of the two texts of a diff is larger, both are left out."""
 
 TOOL_OUTPUT_CHARS: Final = 65_536
 """Code points of live tool output that its part keeps."""

@@ -30,13 +30,11 @@ from atrio_agent.tools.linediff import changes, lines_of, unified
 from atrio_agent.tools.output import counted, shown, shown_path
 from atrio_agent.tools.sight import MAX_CHANGED_BYTES, content_of, seen_as
 from atrio_agent.tools.threads import Chance
+from atrio_protocol.limits import INLINE_DIFF_BYTES
 from atrio_protocol.parts import Diff
 from atrio_protocol.struct import UNSET
 
-__all__ = ["MAX_DIFF_TEXT_BYTES", "Change", "Rewrite", "Rewritten", "make_change", "plan_change"]
-
-MAX_DIFF_TEXT_BYTES: Final = 256 * 1024
-"""Where one of a diff's two texts is larger, both are left out."""
+__all__ = ["Change", "Rewrite", "Rewritten", "make_change", "plan_change"]
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _MAKE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -183,7 +181,7 @@ def _planned(path: str, at: Inside, found: _Found | None, place: Place, rewrite:
     if found is not None and found.status.st_nlink > 1:
         notes += ("It had other hard links; they keep the old content.",)
     lines = changes(lines_of(old or ""), lines_of(new))
-    is_large = max(len(content or b""), len(after)) > MAX_DIFF_TEXT_BYTES
+    is_large = max(len(content or b""), len(after)) > INLINE_DIFF_BYTES
     return Change(
         at=at,
         status=None if found is None else found.status,

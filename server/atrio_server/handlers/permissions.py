@@ -6,7 +6,6 @@ call that waits for it, so one that is looked for in a closed workspace is gone.
 """
 
 from atrio_agent.permissions import Broker
-from atrio_agent.store.base import DropGrant
 from atrio_protocol.errors import InvalidParams, PermissionNotFound
 from atrio_protocol.methods import (
     Empty,
@@ -62,12 +61,12 @@ async def permission_revoke(server: Server, _caller: Caller, params: PermissionR
         if grant is None:
             raise PermissionNotFound(f"There is no grant {params.grant_id!r}.", grantId=params.grant_id)
         await workspace.coordinator.session(grant.session_id)  # loads what it was allowed
-    _broker(workspace).revoke(params.grant_id)
-    dropped = workspace.store.write_soon(DropGrant(grant_id=params.grant_id))
+    with reading("grant"):
+        revoked = workspace.coordinator.revoke_soon(params.grant_id)
 
     async def answer() -> Empty:
         with reading("grant"):
-            await dropped.wait()
+            await revoked.wait()
         return Empty()
 
     return Later(answer)
