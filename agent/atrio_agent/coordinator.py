@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 import structlog
@@ -44,8 +44,9 @@ from atrio_agent.streams import Rings, Stream
 from atrio_agent.titles import NEW_SESSION, fork_title
 from atrio_agent.tools.jobs import Jobs, open_jobs
 from atrio_agent.tools.registry import Tools
+from atrio_agent.trouble import Severity, Trouble
 from atrio_protocol.errors import MessageNotFound, SessionNotFound, StorageUnavailable, WorkspaceClosing
-from atrio_protocol.events import Notice, PermissionRequested, PermissionResolved, SessionCreated, SessionDeleted
+from atrio_protocol.events import PermissionRequested, PermissionResolved, SessionCreated, SessionDeleted
 from atrio_protocol.ids import new_id
 from atrio_protocol.things import Grant, Todo, Usage
 from atrio_protocol.things import Session as SessionView
@@ -92,10 +93,10 @@ class Coordinator:
         """All sessions in memory."""
         return [held.session for held in self._held.values()]
 
-    def notify(self, severity: Literal["info", "warning", "error"], title: str, detail: str) -> None:
+    def notify(self, severity: Severity, title: str, detail: str) -> None:
         """Tell those who watch any session of the workspace."""
         for session in self.sessions():
-            session.stream.publish(Notice(severity=severity, title=title, detail=detail))
+            session.tell(Trouble(severity, title, detail))
 
     async def session(self, session_id: str) -> Session:
         """Find a session, loading it if need be.
@@ -447,6 +448,7 @@ async def open_coordinator(
     on_activity: Callable[[], None],
     viewers: Callable[[str], int],
     record_requests: bool,
+    troubles: Callable[[], tuple[Trouble, ...]] = tuple,
 ) -> AsyncGenerator[Coordinator]:
     """Open the inner level of a workspace: the nurseries of its sessions and of its commands.
 
@@ -456,7 +458,8 @@ async def open_coordinator(
     ``make_tools`` gives what the agent has here, on the workspace's commands;
     ``child_tools`` is what a sub-agent has. ``output_dir`` is for what commands
     say that is too long to be shown; it need not be there. No tool may enter a
-    ``closed`` directory. ``rules`` answer what nobody answers.
+    ``closed`` directory. ``rules`` answer what nobody answers. ``troubles`` tells
+    what is wrong with the workspace: each session says so once.
     """
     async with open_jobs(output_dir) as jobs, trio.open_nursery() as nursery:
         ground = Ground(
@@ -481,6 +484,7 @@ async def open_coordinator(
             errands=Errands(nursery),
             on_activity=on_activity,
             viewers=viewers,
+            troubles=troubles,
             record_requests=record_requests,
         )
         coordinator = Coordinator(ground, jobs)

@@ -17,6 +17,7 @@ from atrio_agent.permissions import Broker
 from atrio_agent.store.base import Store
 from atrio_agent.streams import Rings, Stream
 from atrio_agent.tools.registry import Tools
+from atrio_agent.trouble import Trouble
 
 __all__ = ["Ground"]
 
@@ -28,8 +29,8 @@ class Ground:
     ``stream`` is the workspace's. ``errands`` runs what outlives a request or a
     turn. ``on_activity`` is called, synchronously, whenever the number of runs
     that are not completed may have changed. ``viewers`` tells how many clients
-    look at a session. ``briefer`` says what models are told of the workspace. ``record_requests``: keep what the
-    models were asked, for test hooks.
+    look at a session. ``briefer`` says what models are told of the workspace. ``troubles`` are what is wrong with the
+    workspace at the moment. ``record_requests``: keep what the models were asked, for test hooks.
     """
 
     workspace_id: str
@@ -48,4 +49,5 @@ class Ground:
     errands: Errands
     on_activity: Callable[[], None]
     viewers: Callable[[str], int]
+    troubles: Callable[[], tuple[Trouble, ...]] = tuple
     record_requests: bool = False

@@ -34,6 +34,7 @@ from atrio_agent.shell_run import run_shell
 from atrio_agent.store.base import AcceptRun, Loaded, PutRun, PutTodos, StoreFailed, WriteRefused
 from atrio_agent.streams import Stream
 from atrio_agent.tools.base import FileSeen
+from atrio_agent.trouble import Trouble
 from atrio_agent.turn import CallTurn, Turn
 from atrio_protocol.content import ContentBlock
 from atrio_protocol.errors import AgentFailed, RunError, WireError
@@ -74,6 +75,7 @@ class Session:
         self._held: dict[LiveRun, bool] = {}  # not given to the store yet; whether it waits at a gate itself
         self._changed = trio.Event()
         self._ending = trio.Lock()  # its holder has drafts: places in the order of messages that are not published yet
+        self._told: set[str] = set()  # the troubles that were told here, by their titles
         self.profile = Profile(ground, loaded.row, self.stream, self._state)
         self.scribe = Scribe(
             workspace_id=ground.workspace_id,
@@ -274,6 +276,7 @@ class Session:
         self.inbox.queue.remove(run)
         self._ground.store.write_later(PutRun(run=run.view(whole=True)))
         self.stream.publish(RunStarted(run=run.view()))
+        self._tell_troubles()
         if user is not None:
             self.scribe.announce(user)
             self.scribe.complete(user)
@@ -425,6 +428,17 @@ class Session:
     async def hold(self, point: HoldPoint, run: LiveRun) -> None:
         """Stop before the next step of this kind if a test asked for it."""
         await self._ground.gates.pass_hold(point, session_id=self.session_id, run_id=run.run_id)
+
+    def tell(self, trouble: Trouble) -> None:
+        """Tell those who watch the session what is wrong, or is not any more, in its workspace."""
+        self._told.add(trouble.title)
+        self.stream.publish(Notice(severity=trouble.severity, title=trouble.title, detail=trouble.detail))
+
+    def _tell_troubles(self) -> None:
+        """Tell what was wrong before the session was there to be told. A sub-agent's parent has told it."""
+        for trouble in self._ground.troubles():
+            if trouble.title not in self._told and self.root_session_id is None:
+                self.tell(trouble)
 
     def notice(self, severity: Any, title: str, detail: str, run: LiveRun) -> None:
         """Tell those who watch the session."""

@@ -210,10 +210,11 @@ class WorkspaceParams(WireStruct, kw_only=True):
 
 
 class WorkspaceResult(WireStruct, kw_only=True):
-    """``mcp``: the workspace's MCP servers, where any are configured."""
+    """``mcp``: the workspace's MCP servers, where any are configured; ``problems``: sentences on its configuration."""
 
     workspace: Workspace
     mcp: tuple[McpState, ...] | UnsetType = UNSET
+    problems: tuple[str, ...] | UnsetType = UNSET
 
 
 class WorkspaceListResult(WireStruct, kw_only=True):

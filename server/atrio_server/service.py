@@ -27,23 +27,22 @@ import trio
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Deadlines
 from atrio_agent.models.choose import Models, open_models
-from atrio_agent.permissions import PermissionRules
 from atrio_agent.store.base import Store
 from atrio_agent.store.index import SqliteRunIndex, open_run_index
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.streams import Rings
-from atrio_agent.tools.programs import AllowList
 from atrio_agent.tools.redact import Redactor
-from atrio_agent.tools.registry import all_tools, read_only_tools
 from atrio_protocol.limits import MAX_CONNECTIONS
 from atrio_server.auth import Access, Identity, host_literal
 from atrio_server.calls import Caller
 from atrio_server.config import Settings
+from atrio_server.config.user import ServerConfig
 from atrio_server.dispatch import Dispatcher
 from atrio_server.door import PeerAddress, serve_door
 from atrio_server.hiding import hide_process
 from atrio_server.listen import Listening, TlsFiles, allow_open_files, open_listeners
 from atrio_server.logs import LogSink, configure_logs
+from atrio_server.outfit import OutfitMaker, keys_in
 from atrio_server.server import Server
 from atrio_server.socket import serve_connection
 from atrio_server.statedir import make_state_dir, open_private, open_state_dir
@@ -64,9 +63,6 @@ OTHER_FILES: Final = 512
 
 OPENERS: Final = 4
 """Workspaces whose directories are prepared at a time."""
-
-KEY_VARIABLES: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY")
-"""Variables that hold a provider's key, which no tool may give back."""
 
 GOING_AWAY: Final = 1001
 
@@ -128,13 +124,18 @@ class _Web:
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, *, environ: Mapping[str, str], stop: trio.Event | None = None
+    settings: Settings,
+    *,
+    environ: Mapping[str, str],
+    origins: Mapping[str, str] | None = None,
+    stop: trio.Event | None = None,
 ) -> AsyncGenerator[Running]:
     """Open a server; on the way out shut it down, unless that was done already.
 
     Args:
         settings: Everything that can be set.
         environ: Where the models find their keys.
+        origins: Where a value of ``environ`` comes from if it is no variable of the process: for sentences.
         stop: Set when a client asked the server to stop.
 
     Raises:
@@ -146,15 +147,28 @@ async def open_service(
     async with (
         open_state_dir(settings.state_dir) as state,
         open_run_index(_private(settings.state_dir / INDEX_FILE)) as index,
-        open_models(environ, default=settings.model, gates=gates, allow_scripts=settings.test_hooks) as models,
+        open_models(
+            environ,
+            default=settings.model,
+            gates=gates,
+            allow_scripts=settings.test_hooks,
+            small=settings.small_model,
+            origins=origins,
+        ) as models,
     ):
         token = load_or_make_token(settings.state_dir)
         listening = await _listen(settings)
         # The door's scope is round the door alone: whoever uses the server goes on when it has shut down.
         door = trio.CancelScope()
         async with trio.open_nursery() as nursery:
-            known = (token, *_keys(environ))
-            server = _make_server(settings, nursery, index, models, gates, stop, known)
+            outfits = OutfitMaker(
+                settings=settings,
+                environ=environ,
+                origins=origins or {},
+                models=models,
+                secrets=(token, *keys_in(environ)),
+            )
+            server = _make_server(settings, nursery, index, outfits, gates, stop)
             await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
             running = Running(
                 server,
@@ -172,28 +186,16 @@ async def open_service(
                         await running.shut_down(Deadlines.for_shutdown())
 
 
-def _keys(environ: Mapping[str, str]) -> list[str]:
-    """The providers' keys, and the words of one that was pasted with a line end in it."""
-    keys = [environ.get(name, "") for name in KEY_VARIABLES]
-    return [part for key in keys for part in (key.strip(), *key.split())]
-
-
 def _make_server(
     settings: Settings,
     nursery: trio.Nursery,
     index: SqliteRunIndex,
-    models: Models,
+    outfits: OutfitMaker,
     gates: Gates,
     stop: trio.Event,
-    known_secrets: tuple[str, ...],
 ) -> Server:
-    redactor = Redactor(known_secrets)
     means = Means(
-        models=models,
-        make_tools=partial(all_tools, allowed=AllowList(), redactor=redactor),
-        child_tools=read_only_tools(redactor),
-        rules=PermissionRules(policy=settings.permissions, timeout_s=settings.permission_timeout_s),
-        closed=(settings.state_dir.resolve(),),
+        open_outfit=outfits.open,
         gates=gates,
         rings=Rings(),
         detach_grace_s=settings.detach_grace_s,
@@ -209,7 +211,7 @@ def _make_server(
     )
     return Server(
         workspaces=workspaces,
-        models=models,
+        models=outfits.models,
         gates=gates,
         test_hooks=settings.test_hooks,
         stop_soon=stop.set,
@@ -307,26 +309,26 @@ def _private(path: Path) -> Path:
     return path
 
 
-def run_server(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Run a server until it is told to stop; returns the exit code. ``environ`` is where its models find their keys.
+def run_server(config: ServerConfig) -> int:
+    """Run a server until it is told to stop; returns the exit code.
 
     Raises:
         StateDirLocked, ListenError: It did not start.
     """
     hide_process()
-    return trio.run(_run_server, settings, environ)
+    return trio.run(_run_server, config)
 
 
-async def _run_server(settings: Settings, environ: Mapping[str, str]) -> int:
+async def _run_server(config: ServerConfig) -> int:
     allow_open_files(MAX_CONNECTIONS + OTHER_FILES)
     sink = LogSink()
-    sink.redact = Redactor(_keys(environ)).text
-    configure_logs(sink, settings.log_format)
+    sink.redact = Redactor(keys_in(config.environ)).text
+    configure_logs(sink, config.settings.log_format)
     failed: Exception | None = None
     async with trio.open_nursery() as background:
         background.start_soon(sink.serve, name="log")
         try:
-            await _serve_until_stopped(settings, environ, background, sink)
+            await _serve_until_stopped(config, background, sink)
         except Exception as exc:  # noqa: BLE001  carried out of the nursery, which would wrap it in a group
             failed = exc
         background.cancel_scope.cancel()
@@ -335,15 +337,13 @@ async def _run_server(settings: Settings, environ: Mapping[str, str]) -> int:
     return 0
 
 
-async def _serve_until_stopped(
-    settings: Settings, environ: Mapping[str, str], background: trio.Nursery, sink: LogSink
-) -> None:
+async def _serve_until_stopped(config: ServerConfig, background: trio.Nursery, sink: LogSink) -> None:
     stop = trio.Event()
     await background.start(_stop_on_signal, stop)
-    async with open_service(settings, environ=environ, stop=stop) as running:
-        sink.redact = Redactor((running.token, *_keys(environ))).text
-        if settings.exit_idle_s is not None:
-            background.start_soon(_stop_when_idle, running.server, settings.exit_idle_s, stop)
+    async with open_service(config.settings, environ=config.environ, origins=config.origins, stop=stop) as running:
+        sink.redact = Redactor((running.token, *keys_in(config.environ))).text
+        if config.settings.exit_idle_s is not None:
+            background.start_soon(_stop_when_idle, running.server, config.settings.exit_idle_s, stop)
         sys.stdout.write(_ready_line(running) + "\n")
         sys.stdout.flush()
         log.info("ready", http=running.http, pid=os.getpid(), model=running.server.models.default_id)

@@ -24,19 +24,16 @@ from atrio_agent.briefing import Briefer
 from atrio_agent.coordinator import Coordinator, open_coordinator
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Deadlines
-from atrio_agent.mcp.keeper import Severity
-from atrio_agent.mcp.server import McpServer
 from atrio_agent.mcp.servers import Mcp, open_mcp
 from atrio_agent.models.choose import Models
-from atrio_agent.permissions import PermissionRules
 from atrio_agent.store.base import Store
 from atrio_agent.streams import Rings, Stream
-from atrio_agent.tools.jobs import Jobs
-from atrio_agent.tools.registry import Tools
+from atrio_agent.trouble import Severity, Trouble
 from atrio_protocol.events import WorkspaceClosingEvent
 from atrio_protocol.things import McpState
 from atrio_protocol.things import Workspace as WorkspaceView
 from atrio_server.calls import Caller, Key
+from atrio_server.outfit import Outfit
 from atrio_server.presence import Presence
 
 __all__ = ["HOLD_S", "Means", "Workspace"]
@@ -52,13 +49,10 @@ log = structlog.get_logger("atrio.workspace")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """What every workspace of the server works with. ``closed``: directories that no tool may enter."""
+    """What every workspace of the server works with."""
 
-    models: Models
-    make_tools: Callable[[Jobs], Tools]
-    child_tools: Tools
-    rules: PermissionRules
-    closed: tuple[Path, ...]
+    open_outfit: Callable[[Path], AbstractAsyncContextManager[Outfit]]
+    """Opens what the workspace in a directory works with, by its configuration; closed with the workspace."""
     gates: Gates
     rings: Rings
     detach_grace_s: float
@@ -66,8 +60,6 @@ class Means:
     record_requests: bool
     briefer: Callable[[], Briefer] = Briefer
     """Makes what says to a workspace's models where they are."""
-    mcp_servers: Callable[[Path], tuple[McpServer, ...]] = lambda _root: ()
-    """The MCP servers of the workspace in a directory, by different names. It raises nothing and does not block."""
 
 
 class Workspace:
@@ -91,6 +83,7 @@ class Workspace:
         self.failed: Exception | None = None
         self._coordinator: Coordinator | None = None
         self._mcp: Mcp | None = None
+        self._outfit: Outfit | None = None
         self._store: Store | None = None
         self._held_until = math.inf  # while it opens
         self._born_held = True
@@ -105,6 +98,18 @@ class Workspace:
         if self._coordinator is None:
             raise RuntimeError("the workspace is not open")
         return self._coordinator
+
+    @property
+    def models(self) -> Models:
+        """The models that its sessions can have. Only once it is open."""
+        if self._outfit is None:
+            raise RuntimeError("the workspace is not open")
+        return self._outfit.models
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with its configuration: sentences for people."""
+        return () if self._outfit is None else self._outfit.problems
 
     @property
     def store(self) -> Store:
@@ -229,27 +234,31 @@ class Workspace:
                 self.failed = exc
 
     async def _serve_sessions(self, store: Store) -> None:
-        servers = self._means.mcp_servers(self.path)
-        async with open_mcp(servers, root=self.path, notify=self._notify) as self._mcp:
-            await self._serve_with(store, self._mcp)
+        async with self._means.open_outfit(self.path) as outfit:
+            self._outfit = outfit
+            for problem in outfit.problems:
+                log.warning("configuration", workspace=self.workspace_id, problem=problem)
+            async with open_mcp(outfit.mcp_servers, root=self.path, notify=self._notify) as self._mcp:
+                await self._serve_with(store, outfit, self._mcp)
 
-    async def _serve_with(self, store: Store, mcp: Mcp) -> None:
+    async def _serve_with(self, store: Store, outfit: Outfit, mcp: Mcp) -> None:
         async with open_coordinator(
             workspace_id=self.workspace_id,
             root=self.path,
             store=store,
             stream=self.stream,
             rings=self._means.rings,
-            models=self._means.models,
-            make_tools=lambda jobs: self._means.make_tools(jobs).with_more(mcp.tools),
-            child_tools=self._means.child_tools,
+            models=outfit.models,
+            make_tools=lambda jobs: outfit.make_tools(jobs).with_more(mcp.tools),
+            child_tools=outfit.child_tools,
             output_dir=self.output_dir,
-            closed=(*self._means.closed, self.path / OWN_DIRECTORY),
-            rules=self._means.rules,
+            closed=outfit.closed,
+            rules=outfit.rules,
             briefer=self._means.briefer(),
             gates=self._means.gates,
             on_activity=self._wake,
             viewers=self.presence.viewers,
+            troubles=self._troubles,
             record_requests=self._means.record_requests,
         ) as coordinator:
             self._coordinator = coordinator
@@ -270,6 +279,12 @@ class Workspace:
     def _notify(self, severity: Severity, title: str, detail: str) -> None:
         if self._coordinator is not None:
             self._coordinator.notify(severity, title, detail)
+
+    def _troubles(self) -> tuple[Trouble, ...]:
+        """What is wrong with the workspace at the moment."""
+        ours = Trouble("warning", "Something is wrong with the configuration", "\n".join(self.problems))
+        theirs = () if self._mcp is None else self._mcp.troubles()
+        return (ours, *theirs) if self.problems else theirs
 
     def _end(self) -> None:
         """End the streams. Who comes from now on, while the store still closes, waits for a fresh workspace."""

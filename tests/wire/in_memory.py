@@ -8,7 +8,7 @@ idle to the test clock; so the workspace is known beforehand and opened by an id
 
 import itertools
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from atrio_protocol.ids import new_id, workspace_id_for
 from atrio_server.byte_stream import GuardedStream, Transport
 from atrio_server.calls import Caller
 from atrio_server.dispatch import Dispatcher
+from atrio_server.outfit import Outfit
 from atrio_server.server import Server
 from atrio_server.socket import serve_connection
 from atrio_server.web_socket import open_web_socket
@@ -71,12 +72,14 @@ class InMemory:
         self._nursery = nursery
         self._names = (f"c-{number}" for number in itertools.count(1))
         models = cast("Models", OneModel(script, self.gates))
-        means = Means(
+        outfit = Outfit(
             models=models,
             make_tools=lambda _jobs: read_only_tools(),
             child_tools=read_only_tools(),
             rules=PermissionRules(),
-            closed=(),
+        )
+        means = Means(
+            open_outfit=lambda _root: nullcontext(outfit),
             gates=self.gates,
             rings=Rings(),
             detach_grace_s=10.0,

@@ -21,10 +21,11 @@ from atrio_agent.mcp.server import McpServer
 from atrio_agent.tools.base import ToolFailed, ToolOutcome
 from atrio_agent.tools.output import bounded, shown
 from atrio_agent.tools.redact import Redactor
+from atrio_agent.trouble import Severity, Trouble
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import McpState
 
-__all__ = ["Keeper", "Notify", "Severity"]
+__all__ = ["Keeper", "Notify"]
 
 _STEADY_S: Final = 60.0
 """Who has run for so long is not one that cannot run."""
@@ -35,7 +36,6 @@ _GOODBYE_S: Final = 1.0
 _SAID_CHARS: Final = 1_500
 _WHY_CHARS: Final = 500
 
-Severity = Literal["info", "warning", "error"]
 State = Literal["starting", "ready", "failed", "stopped", "disabled"]
 
 log = structlog.get_logger("atrio.mcp")
@@ -84,6 +84,7 @@ class Keeper:
         self._redactor = redactor
         self._state: State = "starting" if line.server.enabled else "disabled"
         self._detail = ""
+        self._trouble: tuple[Severity, str] | None = None
         self._link: Link | None = None
         self._offers: tuple[Offer, ...] = ()
         self._closing = trio.Event()
@@ -110,6 +111,11 @@ class Keeper:
             tools=len(self._offers),
             detail=self._detail or UNSET,
         )
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What was told about it and still holds."""
+        return None if self._trouble is None else Trouble(*self._trouble, self._detail)
 
     def close(self, *, by: float | None = None) -> None:
         """Begin to end it. Does not wait; safe to call again.
@@ -222,18 +228,21 @@ class Keeper:
         self._link = link
         self._offers = link.offers
         self._set("ready", "")
+        self._trouble = None
         if is_back:
             self._notify("info", f"The MCP server {self.server.name} is back", "Its tools can be used again.")
 
     def _lost(self, why: str, *, is_news: bool) -> None:
         self._set("starting", self._explained(why))
+        self._trouble = "warning", f"The MCP server {self.server.name} is not there; trying again"
         if is_news:
-            self._notify("warning", f"The MCP server {self.server.name} is not there; trying again", self._detail)
+            self._notify(*self._trouble, self._detail)
 
     def _fail(self, why: str) -> None:
         self._offers = ()
         self._set("failed", self._explained(why))
-        self._notify("error", f"The MCP server {self.server.name} has failed", self._detail)
+        self._trouble = "error", f"The MCP server {self.server.name} has failed"
+        self._notify(*self._trouble, self._detail)
 
     def _offers_changed(self) -> None:
         if self._link is not None:

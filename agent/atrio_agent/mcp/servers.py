@@ -24,6 +24,7 @@ from atrio_agent.mcp.tool import McpTool
 from atrio_agent.tools.base import Tool
 from atrio_agent.tools.orphans import become_reaper
 from atrio_agent.tools.redact import Redactor
+from atrio_agent.trouble import Trouble
 from atrio_protocol.things import McpState
 
 __all__ = ["WAITS_S", "Mcp", "open_mcp"]
@@ -58,6 +59,10 @@ class Mcp:
     def states(self) -> tuple[McpState, ...]:
         """How each server is, in the order of the configuration."""
         return tuple(keeper.state for keeper in self._keepers)
+
+    def troubles(self) -> tuple[Trouble, ...]:
+        """What is wrong with them at this moment."""
+        return tuple(keeper.trouble for keeper in self._keepers if keeper.trouble is not None)
 
     def close(self, *, by: float | None = None) -> None:
         """Begin to end all. Does not wait; safe to call again.

@@ -28,10 +28,13 @@ from atrio_protocol.errors import AgentNotInitialized, ModelNotFound, WireError
 from atrio_protocol.methods import ModelInfo, ModelPrice
 from atrio_protocol.struct import UNSET, UnsetType
 
-__all__ = ["LOCAL_MODELS", "Models", "open_models"]
+__all__ = ["LOCAL_MODELS", "NAMED_BY", "Models", "open_models", "open_own_models"]
 
 LOCAL_MODELS: Final = "ATRIO_LOCAL_MODELS"
 """The variable that keeps a server, with 0, from looking for others on its machine."""
+
+NAMED_BY: Final = "It was named by a flag or in the configuration."
+"""Why a model is the default that was named for the whole server."""
 
 _SCRIPT: Final = "script:"
 _LOCAL: Final = ("ollama", "local")
@@ -47,10 +50,12 @@ class _Stamp(NamedTuple):
 
 
 class Models:
-    """All models of one server. Made by `open_models`.
+    """All models of one server, or of a workspace that has its own. Made by `open_models` and `open_own_models`.
 
     ``default_id`` is what a prompt gets that names no model, ``reason`` a
     sentence that says why. The default may be unusable: `get` says so.
+    ``named_by`` is that sentence for a ``default`` that was named. ``kin`` are
+    the server's, whose added models a workspace has as well.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class Models:
         gates: Gates,
         allow_scripts: bool,
         small: str | None = None,
+        named_by: str = NAMED_BY,
+        kin: "Models | None" = None,
     ) -> None:
         self._offers = {offer.provider: offer for offer in offers}
         self._local = local
@@ -71,30 +78,38 @@ class Models:
         self._allow_scripts = allow_scripts
         self._small = small
         self._demo = DemoModel()
-        self._added: dict[str, Model] = {}
+        self._added: dict[str, Model] = {} if kin is None else kin._added  # noqa: SLF001  its own kind
         self._scripts: OrderedDict[str, tuple[_Stamp, ScriptedModel]] = OrderedDict()
-        first = next((offer for offer in offers if offer.reason), None)
-        self._decided = default is not None or first is not None
-        if default is not None:
-            self.default_id, self.reason = default, "It was named by a flag or in the configuration."
-        elif first is not None:
-            self.default_id, self.reason = f"{first.provider}/{first.default_name}", first.reason
-        else:
-            self.default_id = self._demo.model_id
-            self.reason = (
-                "No key is set (OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY, or an address of a compatible"
-                " server) and no local server was found: rules answer, no AI, so that everything else can be tried."
-            )
+        self._named = default
+        self._named_by = named_by
+
+    @property
+    def default_id(self) -> str:
+        """The model of whoever names none."""
+        return self._choice()[0]
+
+    @property
+    def reason(self) -> str:
+        """Why it is that one: a sentence."""
+        return self._choice()[1]
+
+    def _choice(self) -> tuple[str, str]:
+        if self._named is not None:
+            return self._named, self._named_by
+        for offer in self._offers.values():
+            if offer.reason:
+                return f"{offer.provider}/{offer.default_name}", offer.reason
+        for found in self._local.found()[:1]:
+            return found.model_id, f"No key is set, and there is {found.where}."
+        return self._demo.model_id, (
+            "No key is set (OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY, or an address of a compatible"
+            " server) and no local server was found: rules answer, no AI, so that everything else can be tried."
+        )
 
     async def search(self) -> None:
         """Look for model servers on this machine, unless that is switched off. Takes at most 300 ms."""
-        if not self._looks_around:
-            return
-        await self._local.search()
-        found = self._local.found()
-        if found and not self._decided:
-            self._decided = True
-            self.default_id, self.reason = found[0].model_id, f"No key is set, and there is {found[0].where}."
+        if self._looks_around:
+            await self._local.search()
 
     def get(self, model_id: str | None) -> Model:
         """Find a model by its name; None for the default. A script is read from its file, if that is new.
@@ -138,6 +153,28 @@ class Models:
                 ids += [f"{offer.provider}/{name}" for name in offer.listed]
         ids += [model.model_id for model in self._local.found()]
         return tuple(self._info(model_id) for model_id in dict.fromkeys([*ids, self._demo.model_id]))
+
+    def choosing(
+        self,
+        *,
+        default: str | None,
+        named_by: str,
+        small: str | None,
+        offers: tuple[Offer, ...] | None = None,
+        local: LocalServers | None = None,
+    ) -> "Models":
+        """The same models with another choice among them. What is not given is shared; see `open_own_models`."""
+        return Models(
+            default=default,
+            offers=tuple(self._offers.values()) if offers is None else offers,
+            local=local or self._local,
+            looks_around=self._looks_around,
+            gates=self._gates,
+            allow_scripts=self._allow_scripts,
+            small=small,
+            named_by=named_by,
+            kin=self,
+        )
 
     async def warm(self) -> None:
         """Load what the default model needs, so that its first request need not wait for it."""
@@ -229,6 +266,7 @@ async def open_models(
     gates: Gates,
     allow_scripts: bool = False,
     small: str | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[Models]:
     """Own the models of a server. Nothing is loaded and nobody is asked before the first request or `Models.search`.
 
@@ -238,10 +276,11 @@ async def open_models(
         gates: Where scripts wait.
         allow_scripts: Whether clients may name scripts, and not only ``default``.
         small: The model for titles that was named; None for what `Models.small` finds.
+        origins: Where a value of ``environ`` comes from if it is no variable of the process: for sentences.
     """
     models = Models(
         default=default,
-        offers=offers_in(environ),
+        offers=offers_in(environ, origins),
         local=LocalServers(environ),
         looks_around=environ.get(LOCAL_MODELS, "").strip() != "0",
         gates=gates,
@@ -252,6 +291,47 @@ async def open_models(
         yield models
     finally:
         await models.aclose()
+
+
+@asynccontextmanager
+async def open_own_models(
+    models: Models,
+    *,
+    default: str | None,
+    named_by: str,
+    small: str | None,
+    environ: Mapping[str, str] | None = None,
+    origins: Mapping[str, str] | None = None,
+) -> AsyncGenerator[Models]:
+    """Own the models of a workspace that chooses otherwise than its server.
+
+    With nothing but another choice they share the server's connections. With an
+    ``environ`` they have connections of their own, which end with the block, and
+    look for local servers themselves: that takes up to 300 ms.
+
+    Args:
+        models: The server's. They outlive these.
+        default: The model that was named, or None.
+        named_by: A sentence that says where it was.
+        small: The model for titles that was named, or None.
+        environ: Where keys and addresses are looked up, if that is not where the server has them from.
+        origins: As for `open_models`.
+    """
+    if environ is None:
+        yield models.choosing(default=default, named_by=named_by, small=small)
+        return
+    own = models.choosing(
+        default=default,
+        named_by=named_by,
+        small=small,
+        offers=offers_in(environ, origins),
+        local=LocalServers(environ),
+    )
+    try:
+        await own.search()
+        yield own
+    finally:
+        await own.aclose()
 
 
 def _price(provider: str, model_id: str) -> ModelPrice | UnsetType:

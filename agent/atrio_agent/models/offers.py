@@ -46,12 +46,18 @@ class Offer(NamedTuple):
     problem: str | None
 
 
-def offers_in(environ: Mapping[str, str]) -> tuple[Offer, ...]:
-    """The providers that need a key or an address, in the order of choice."""
+def offers_in(environ: Mapping[str, str], origins: Mapping[str, str] | None = None) -> tuple[Offer, ...]:
+    """The providers that need a key or an address, in the order of choice.
+
+    Args:
+        environ: Keys and addresses, by their variables.
+        origins: What people set instead of a variable, where that was so: for sentences.
+    """
+    said = origins or {}
     return (
-        _openai(_address(environ, "OPENAI", OPENAI_URL)),
-        _anthropic(_address(environ, "ANTHROPIC", ANTHROPIC_URL)),
-        _openrouter(environ),
+        _openai(_address(environ, "OPENAI", OPENAI_URL, said)),
+        _anthropic(_address(environ, "ANTHROPIC", ANTHROPIC_URL, said)),
+        _openrouter(environ, said),
     )
 
 
@@ -84,23 +90,23 @@ def _anthropic(address: Address) -> Offer:
     )
 
 
-def _openrouter(environ: Mapping[str, str]) -> Offer:
+def _openrouter(environ: Mapping[str, str], said: Mapping[str, str]) -> Offer:
     key = environ.get("OPENROUTER_API_KEY", "").strip()
-    address = Address(_OPENROUTER_URL, key, "OPENROUTER_API_KEY")
+    address = Address(_OPENROUTER_URL, key, said.get("OPENROUTER_API_KEY", "OPENROUTER_API_KEY"))
     connection = OpenAIConnection(address)
 
     def make(name: str) -> Model:
         return OpenAIModel(name, connection, provider="openrouter")
 
     problem = _key_problem(address) if key else "set OPENROUTER_API_KEY."
-    reason = "OPENROUTER_API_KEY is set." if key else ""
+    reason = f"{address.key_name} is set." if key else ""
     return Offer("openrouter", connection, make, DEFAULT_OPENROUTER, (DEFAULT_OPENROUTER,), reason, problem)
 
 
-def _address(environ: Mapping[str, str], name: str, default_url: str) -> Address:
+def _address(environ: Mapping[str, str], name: str, default_url: str, said: Mapping[str, str]) -> Address:
     key_name, url_name = f"{name}_API_KEY", f"{name}_BASE_URL"
-    base_url = environ.get(url_name, "").strip()
-    return Address(base_url or default_url, environ.get(key_name, "").strip(), key_name, url_name)
+    base_url, key = environ.get(url_name, "").strip(), environ.get(key_name, "").strip()
+    return Address(base_url or default_url, key, said.get(key_name, key_name), said.get(url_name, url_name))
 
 
 def _reason(address: Address, default_url: str) -> str:

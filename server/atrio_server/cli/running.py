@@ -277,7 +277,8 @@ class _Command:
         self._model_by = "ATRIO_MODEL"
         # A server that was started with the same wish has it as its default already.
         wished = absolute_model(wished)
-        listed = await client.call("model/list", ModelListParams())
+        session = (await client.call("session/get", SessionParams(session_id=self._session_id))).session
+        listed = await client.call("model/list", ModelListParams(workspace_id=session.workspace_id))
         defaults = {absolute_model(model.model_id) for model in listed.models if model.default}
         return None if wished in defaults else wished
 

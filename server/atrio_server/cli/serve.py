@@ -81,7 +81,7 @@ def serve(
 
     gc.set_threshold(*USUAL_THRESHOLD)
     try:
-        return run_server(config.settings, config.environ)
+        return run_server(config)
     except Exception as exc:
         # Told here: no other command has a store, and none needs to import it to say what went wrong.
         from atrio_agent.store.base import StoreFailed

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from atrio_protocol.ids import workspace_id_of
 from atrio_protocol.methods import (
     ModelListParams,
     SessionParams,
@@ -94,7 +95,8 @@ async def _model(talk: "Talk", name: str) -> bool:
         session = (await talk.client.call("session/set_model", params)).session
         talk.paper.say(f"model {given(session.model, name)} from the next prompt on")
         return True
-    models = (await talk.client.call("model/list", ModelListParams())).models
+    of_workspace = ModelListParams(workspace_id=workspace_id_of(talk.session_id))
+    models = (await talk.client.call("model/list", of_workspace)).models
     own = given(talk.state.session.model, "") if talk.state is not None else ""
     for model in models:
         is_used = model.model_id == own or (model.default and not own)

@@ -12,7 +12,7 @@ from typing import Final
 
 from atrio_protocol.errors import WireError
 from atrio_protocol.methods import ModelInfo, ModelListParams, SessionParams
-from atrio_protocol.struct import given
+from atrio_protocol.struct import UNSET, given
 from atrio_server.client import Client, ClientError
 from atrio_server.statedir import StateDirUnsafe, running_server
 
@@ -22,10 +22,10 @@ KEYS: Final = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "OPENRO
 """What a server chooses its model by, when it starts."""
 
 
-async def default_model(client: Client) -> ModelInfo | None:
-    """The model that the server uses where none is named, or None if it does not tell."""
+async def default_model(client: Client, workspace_id: str | None = None) -> ModelInfo | None:
+    """The model that the server, or a workspace of it, uses where none is named, or None if it does not tell."""
     try:
-        listed = await client.call("model/list", ModelListParams())
+        listed = await client.call("model/list", ModelListParams(workspace_id=workspace_id or UNSET))
     except (WireError, ClientError):
         return None
     return next((model for model in listed.models if model.default), None)
@@ -44,7 +44,7 @@ async def model_line(client: Client, session_id: str, asked: str | None, *, by: 
         return ""
     if own := given(session.model, ""):
         return f"model {own}: this session's own"
-    default = await default_model(client)
+    default = await default_model(client, session.workspace_id)
     if default is None:
         return ""
     # `atrio models` has the reason in full.

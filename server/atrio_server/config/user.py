@@ -23,6 +23,7 @@ __all__ = [
     "ServerConfig",
     "malformed_commands",
     "model_environ",
+    "model_origins",
     "read_user_file",
     "server_config",
     "user_config_file",
@@ -33,10 +34,15 @@ FILE_NAME: Final = "config.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """What a server starts by. ``environ`` is where its models find their keys."""
+    """What a server starts by.
+
+    ``environ`` is where its models find their keys, and ``origins`` says which of
+    them are no variables of the process, and what they are, for sentences.
+    """
 
     settings: Settings
     environ: Mapping[str, str] = field(repr=False)
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def server_config(flags: Flags, environ: Mapping[str, str]) -> ServerConfig:
@@ -50,7 +56,9 @@ def server_config(flags: Flags, environ: Mapping[str, str]) -> ServerConfig:
         others = len(file.problems) - 1
         raise ConfigError(problem + (f" (and {others} more; see `atrio config show`)" if others else ""))
     settings = server_settings(flags, environ, file.values)
-    return ServerConfig(settings=settings, environ=model_environ(environ, file.values))
+    return ServerConfig(
+        settings=settings, environ=model_environ(environ, file.values), origins=model_origins(environ, file.values)
+    )
 
 
 def user_config_file() -> Path:
@@ -71,11 +79,27 @@ def read_user_file() -> ConfigFile:
 def model_environ(environ: Mapping[str, str], values: Mapping[str, Found]) -> dict[str, str]:
     """The environment that models are opened with: that of the process, and what files say where it says nothing."""
     merged = dict(environ)
-    for setting in SETTINGS:
-        one = values.get(setting.key)
-        if setting.for_models and setting.variable and one and not environ.get(setting.variable, "").strip():
-            merged[setting.variable] = one.value if isinstance(one.value, str) else str(int(one.value))
+    for variable, found in _for_models(environ, values).items():
+        merged[variable] = found.value if isinstance(found.value, str) else str(int(found.value))
     return merged
+
+
+def model_origins(environ: Mapping[str, str], values: Mapping[str, Found]) -> dict[str, str]:
+    """What was set in files instead of these variables, as people would say it: the key, and the file."""
+    keys = {setting.variable: setting.key for setting in SETTINGS}
+    return {name: f"{keys[name]} ({found.where})" for name, found in _for_models(environ, values).items()}
+
+
+def _for_models(environ: Mapping[str, str], values: Mapping[str, Found]) -> dict[str, Found]:
+    """What files say to models, by variables that are not set."""
+    return {
+        setting.variable: values[setting.key]
+        for setting in SETTINGS
+        if setting.for_models
+        and setting.variable
+        and setting.key in values
+        and not environ.get(setting.variable, "").strip()
+    }
 
 
 def malformed_commands(values: Mapping[str, Found]) -> Iterable[str]:

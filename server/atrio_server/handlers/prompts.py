@@ -67,7 +67,7 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
     _check_prompt(params.prompt)
     _check_open(server, workspace)
     model_id = given(params.model, "") or None
-    server.models.get(model_id or session.profile.row.model)
+    workspace.models.get(model_id or session.profile.row.model)
     run = session.accept(
         prompt=params.prompt,
         run_id=run_id,
@@ -122,7 +122,7 @@ def _accept_kind(
         _check_command(prompt_text(prompt))
     _check_open(server, workspace)
     if kind == "summarize":
-        server.models.get(session.profile.row.model)
+        workspace.models.get(session.profile.row.model)
     run = session.accept(
         prompt=prompt,
         run_id=run_id,

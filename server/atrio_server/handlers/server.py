@@ -16,6 +16,7 @@ from atrio_protocol.methods import (
     ServerInfoResult,
     ServerShutdownParams,
 )
+from atrio_protocol.struct import given
 from atrio_protocol.version import VERSION
 from atrio_server.calls import Caller
 from atrio_server.server import Server
@@ -23,9 +24,11 @@ from atrio_server.server import Server
 __all__ = ["model_list", "server_info", "server_shutdown"]
 
 
-async def model_list(server: Server, _caller: Caller, _params: ModelListParams) -> ModelListResult:
-    """The models that can be used, which is the default, and why."""
-    return ModelListResult(models=server.models.listing())
+async def model_list(server: Server, _caller: Caller, params: ModelListParams) -> ModelListResult:
+    """The models that can be used, which is the default, and why: of the server, or of an open workspace."""
+    workspace_id = given(params.workspace_id, "")
+    models = server.workspaces.get(workspace_id).models if workspace_id else server.models
+    return ModelListResult(models=models.listing())
 
 
 async def server_info(server: Server, _caller: Caller, _params: NoParams) -> ServerInfoResult:

@@ -63,7 +63,7 @@ async def session_new(server: Server, _caller: Caller, params: SessionNewParams)
     title = _title(given(params.title, "")) if given(params.title, "").strip() else None
     model = given(params.model, "") or None
     if model is not None:
-        server.models.get(model)
+        workspace.models.get(model)
 
     async def make() -> SessionResult:
         with reading("session"):
@@ -88,8 +88,8 @@ async def session_rename(server: Server, _caller: Caller, params: RenameParams) 
 
 async def session_set_model(server: Server, _caller: Caller, params: SetModelParams) -> Later:
     """Choose the model of a session's next turns."""
-    _, session = await find_session(server, params)
-    server.models.get(params.model_id)
+    workspace, session = await find_session(server, params)
+    workspace.models.get(params.model_id)
     return _answer_when_stored(session, session.profile.set_model_soon(params.model_id))
 
 

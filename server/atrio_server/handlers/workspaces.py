@@ -110,7 +110,9 @@ async def workspace_list(server: Server, _caller: Caller, _params: NoParams) -> 
 async def workspace_get(server: Server, _caller: Caller, params: WorkspaceParams) -> WorkspaceResult:
     """One open workspace."""
     workspace = server.workspaces.get(params.workspace_id)
-    return WorkspaceResult(workspace=workspace.view(), mcp=workspace.mcp_states() or UNSET)
+    return WorkspaceResult(
+        workspace=workspace.view(), mcp=workspace.mcp_states() or UNSET, problems=workspace.problems or UNSET
+    )
 
 
 async def session_list(server: Server, _caller: Caller, params: SessionListParams) -> Later:
