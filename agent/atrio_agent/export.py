@@ -4,7 +4,9 @@ Pure functions of what was read. The JSON has the wire's own shapes; what the
 Markdown leaves out (ids, long tool results) is only there for programs.
 """
 
+import re
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -16,6 +18,7 @@ from atrio_protocol.things import Message, Session
 __all__ = ["export_json", "export_markdown"]
 
 _RESULT_CHARS = 4_000
+_BACKTICKS: Final = re.compile("`+")
 
 
 def export_json(session: Session, messages: Sequence[Message]) -> str:
@@ -68,7 +71,5 @@ def _part(part: Part) -> str:
 
 def _fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any in the text."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
+    fence = "`" * max(3, 1 + max(map(len, _BACKTICKS.findall(text)), default=0))
     return f"\n\n{fence}{language}\n{text}\n{fence}"

@@ -15,6 +15,7 @@ from atrio_agent.store.base import Store
 from atrio_agent.streams import Cursor
 from atrio_protocol.limits import PAGE_BYTES
 from atrio_protocol.methods import SessionSnapshot
+from atrio_protocol.questions import lean_permissions
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Message, Run
 
@@ -57,7 +58,7 @@ async def take_snapshot(
         live = session.scribe.live_page(None)
         stored_below = session.scribe.stored_below
         view = session.profile.view()
-        todos, permissions = session.todos, session.permissions()
+        todos, permissions = session.todos, lean_permissions(session.permissions())
         runs = [run.view() for run in session.inbox.announced]
         over = [
             run_id for run_id in dict.fromkeys(watch) if session.inbox.knows(run_id) and not session.inbox.find(run_id)

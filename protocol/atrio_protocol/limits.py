@@ -24,6 +24,7 @@ __all__ = [
     "MAX_WAITING",
     "PAGE_BYTES",
     "PAGE_LIMIT_MAX",
+    "PERMISSIONS_BYTES",
     "PROMPT_TEXT_CHARS",
     "REPLAY_EVENTS",
     "TOOL_OUTPUT_CHARS",
@@ -72,6 +73,9 @@ PAGE_LIMIT_MAX: Final = 1_000
 
 PAGE_BYTES: Final = 512 * 1024
 """Where a snapshot or a page of messages stops, in encoded bytes."""
+
+PERMISSIONS_BYTES: Final = 384 * 1024
+"""What the questions of a snapshot or list may take before large things are left out of them, in encoded bytes."""
 
 INLINE_IMAGE_BYTES: Final = 64 * 1024
 """Image data above this is left out of lists, snapshots and events."""

@@ -1,5 +1,6 @@
 """A question that waits: it is state, whoever comes and goes, and every end of its run is its end too."""
 
+import json
 import signal
 from typing import Any
 
@@ -269,3 +270,25 @@ async def test_the_question_of_a_sub_agent_is_shown_and_answered_in_its_root(ben
         await wire.event(workspace, "run.completed", runId="r1")
         for thing in (session, child, workspace):
             assert len(wire.of_type(thing, "permission.resolved")) == 1
+
+
+async def test_large_questions_make_no_large_frames(bench: Harness) -> None:
+    """Any number may wait, each with a whole file; some clients take no message over 1 MiB."""
+    turns = [asking(f"t{number}", write(f"{number}.txt", f"{number}" * 250_000)) for number in range(4)]
+    async with bench.serve(model=bench.script(*turns)) as running, bench.open(running) as (wire, workspace):
+        session = ""
+        for number in range(4):
+            session = await new_session(wire, workspace)
+            await wire.prompt(session, f"t{number}", runId=f"r{number}")
+            await asked(wire, session)
+        listed = await rpc(running, "permission/list", workspaceId=workspace)
+        opened = await rpc(running, "workspace/open", path=str(bench.directory))
+        async with connect(running.ws, running.token) as late:
+            attached = await late.call("session/attach", sessionId=session)
+        for answered in (listed, opened, attached):
+            assert len(json.dumps(answered)) < 1024 * 1024
+        questions = listed["result"]["permissions"]
+        assert [question["input"]["path"] for question in questions] == [f"{number}.txt" for number in range(4)]
+        assert opened["result"]["snapshot"]["permissions"] == questions
+        assert attached["snapshot"]["permissions"] == questions[-1:]
+        assert questions[-1]["input"]["content"] == "3" * 250_000

@@ -17,6 +17,7 @@ from atrio_protocol.methods import (
     PermissionRevokeParams,
     SessionParams,
 )
+from atrio_protocol.questions import lean_permissions
 from atrio_protocol.struct import UNSET, given
 from atrio_server.calls import Caller, Later
 from atrio_server.handlers.finding import author_of, find_session, reading
@@ -31,10 +32,11 @@ async def permission_list(server: Server, _caller: Caller, params: PermissionLis
     session_id, workspace_id = given(params.session_id, ""), given(params.workspace_id, "")
     if session_id:
         workspace, session = await find_session(server, SessionParams(session_id=session_id))
-        return PermissionListResult(permissions=_broker(workspace).pending(session.session_id))
+        pending = _broker(workspace).pending(session.session_id)
+        return PermissionListResult(permissions=lean_permissions(pending))
     if not workspace_id:
         raise InvalidParams("Name a workspace (workspaceId) or a session (sessionId).", path="/workspaceId")
-    return PermissionListResult(permissions=_broker(server.workspaces.get(workspace_id)).pending())
+    return PermissionListResult(permissions=lean_permissions(_broker(server.workspaces.get(workspace_id)).pending()))
 
 
 async def permission_respond(

@@ -27,6 +27,7 @@ from atrio_protocol.methods import (
     WorkspaceResult,
     WorkspaceSnapshot,
 )
+from atrio_protocol.questions import lean_permissions
 from atrio_protocol.struct import UNSET, given
 from atrio_protocol.things import Session
 from atrio_server.calls import AttachReply, Caller, Key, Later, Reply
@@ -73,7 +74,7 @@ async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> 
         while True:
             cursor = workspace.stream.cursor()
             clients = workspace.presence.clients()
-            permissions = workspace.coordinator.ground.broker.pending()
+            permissions = lean_permissions(workspace.coordinator.ground.broker.pending())
             listed = await _list(workspace, limit=SNAPSHOT_SESSIONS, cursor=None, query=None, children=False)
             if not cursor.lagged:
                 break
