@@ -16,6 +16,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import trio
+
 from atrio_agent.gates import Gates
 from atrio_agent.models.base import Model
 from atrio_agent.models.catalog import ANTHROPIC_MODELS, OPENAI_MODELS, SMALL_MODELS, known_model
@@ -186,10 +188,11 @@ class Models:
             await self._local.warm(provider, name)
 
     async def aclose(self) -> None:
-        """Close the connections to providers."""
-        for offer in self._offers.values():
-            await offer.connection.aclose()
-        await self._local.aclose()
+        """Close the connections to providers, all at once: what each may take must not add up."""
+        async with trio.open_nursery() as nursery:
+            for offer in self._offers.values():
+                nursery.start_soon(offer.connection.aclose)
+            nursery.start_soon(self._local.aclose)
 
     def _info(self, model_id: str) -> ModelInfo:
         is_default = model_id == self.default_id

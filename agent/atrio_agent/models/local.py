@@ -175,9 +175,10 @@ class LocalServers:
                 return
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        for server in self._servers:
-            await server.connection.aclose()
+        """Close the connections, all at once."""
+        async with trio.open_nursery() as nursery:
+            for server in self._servers:
+                nursery.start_soon(server.connection.aclose)
 
 
 def _ollama_origin(text: str) -> str:

@@ -4,8 +4,10 @@ import os
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import trio
 
 from atrio_agent.gates import Gates
 from atrio_agent.models.catalog import (
@@ -16,7 +18,10 @@ from atrio_agent.models.catalog import (
     OPENAI_MODELS,
 )
 from atrio_agent.models.choose import LOCAL_MODELS, Models, open_models
+from atrio_agent.models.connection import Connection
+from atrio_agent.models.demo import DemoModel
 from atrio_agent.models.local import LocalServers
+from atrio_agent.models.offers import Offer
 from atrio_agent.models.script import Say, Script, ScriptTurn
 from atrio_agent.models.scripted import ScriptedModel
 from atrio_protocol.errors import AgentNotInitialized, ModelNotFound
@@ -310,3 +315,31 @@ async def test_a_small_model_that_was_named_is_taken_and_one_that_cannot_be_used
     async with open_models(KEY, default=None, gates=Gates(), small="anthropic/claude-haiku-5-5") as models:
         with pytest.raises(AgentNotInitialized):
             models.small(models.get(None))
+
+
+class Slow:
+    """A connection that closes only when all of them are being closed."""
+
+    def __init__(self, others: "list[Slow]") -> None:
+        self._others = others
+        self.begun = trio.Event()
+        self.closed = False
+
+    async def aclose(self) -> None:
+        self.begun.set()
+        for other in self._others:
+            await other.begun.wait()
+        self.closed = True
+
+
+async def test_connections_are_closed_at_once_and_not_one_after_the_other() -> None:
+    slow: list[Slow] = []
+    slow += [Slow(slow) for _ in range(5)]
+    offers = tuple(
+        Offer(str(number), cast("Connection[Any]", each), lambda _name: DemoModel(), "", (), "", None)
+        for number, each in enumerate(slow)
+    )
+    models = await models_for({})
+    with trio.fail_after(5):
+        await models.choosing(default=None, named_by="", small=None, offers=offers).aclose()
+    assert all(each.closed for each in slow)
