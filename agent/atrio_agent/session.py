@@ -432,7 +432,8 @@ class Session:
     def tell(self, trouble: Trouble) -> None:
         """Tell those who watch the session what is wrong, or is not any more, in its workspace."""
         self._told.add(trouble.title)
-        self.stream.publish(Notice(severity=trouble.severity, title=trouble.title, detail=trouble.detail))
+        said = self._ground.tools.redacted(trouble.detail)  # the last words of a process may be in it
+        self.stream.publish(Notice(severity=trouble.severity, title=trouble.title, detail=said))
 
     def _tell_troubles(self) -> None:
         """Tell what was wrong before the session was there to be told. A sub-agent's parent has told it."""

@@ -13,6 +13,8 @@ from atrio_agent.models.base import Finish, ModelEvent, ModelRequest, TextDelta
 from atrio_agent.snapshot import messages_page, take_snapshot
 from atrio_agent.store.base import DeleteSessions, PutSession, StoreFailed
 from atrio_agent.streams import REPLAY_EVENTS
+from atrio_agent.tools.redact import Redactor
+from atrio_agent.tools.registry import read_only_tools
 from atrio_protocol.errors import QueueFull, SessionBusy, SessionNotFound
 from atrio_protocol.events import Notice
 from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
@@ -288,3 +290,10 @@ async def test_no_messages_are_older_than_the_first(autojump_clock: MockClock) -
         await core.prompt("hi").done.wait()
         assert await messages_page(core.session, core.store, before=0, limit=10) == ((), False)
         assert len((await messages_page(core.session, core.store, before=2, limit=10)).messages) == 1
+
+
+async def test_what_is_told_of_a_workspace_holds_no_secret_of_the_server() -> None:
+    async with open_core(tools=read_only_tools(Redactor(["sk-secret-key"]))) as core:
+        core.coordinator.notify("error", "The MCP server tracker has failed", "It said: bad key sk-secret-key")
+        (notice,) = [event for event in core.events if event["type"] == "notice"]
+        assert notice["detail"] == "It said: bad key [redacted]"
