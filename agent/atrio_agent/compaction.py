@@ -6,8 +6,9 @@ prompts again, word for word, and of what came before the summary as much of the
 newest as fits. What the summary is made of is in `transcript`.
 
 Nothing here changes or hides a message: clients and the store keep all of them.
-Invariant: what stands for history is whole; a summary that was cut short, by a
-cancel or an error, stands for nothing.
+Invariant: a summary that a cancel or an error cut short stands for nothing. One
+that reached the model's limit is taken as far as it goes: without it the
+turn could not go on at all.
 """
 
 from typing import TYPE_CHECKING, Final

@@ -20,32 +20,31 @@ import trio
 
 from atrio_agent.briefing import Briefer
 from atrio_agent.clock import now
+from atrio_agent.forking import Fork
 from atrio_agent.gates import Gates
 from atrio_agent.ground import Ground
 from atrio_agent.lifetime import Deadlines, Errand, Errands
 from atrio_agent.models.choose import Models
 from atrio_agent.permissions import Broker, PermissionRules, Question
-from atrio_agent.profile import MAX_TITLE_CHARS, session_view
+from atrio_agent.profile import session_view
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
 from atrio_agent.store.base import (
     DeleteSessions,
     DropGrant,
-    ForkSession,
     Loaded,
     PutGrant,
     PutSession,
     SessionRow,
     Store,
     StoreFailed,
-    WriteRefused,
 )
 from atrio_agent.streams import Rings, Stream
-from atrio_agent.titles import NEW_SESSION, fork_title
+from atrio_agent.titles import NEW_SESSION
 from atrio_agent.tools.jobs import Jobs, open_jobs
 from atrio_agent.tools.registry import Tools
 from atrio_agent.trouble import Severity, Trouble
-from atrio_protocol.errors import MessageNotFound, SessionNotFound, StorageUnavailable, WorkspaceClosing
+from atrio_protocol.errors import SessionNotFound, StorageUnavailable, WorkspaceClosing
 from atrio_protocol.events import PermissionRequested, PermissionResolved, SessionCreated, SessionDeleted
 from atrio_protocol.ids import new_id
 from atrio_protocol.things import Grant, Todo, Usage
@@ -168,24 +167,8 @@ class Coordinator:
         """
         if self.closing:
             raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
-        at = now()
-        old = source.profile.row
-        context = Usage(context_tokens=old.usage.context_tokens, context_size=old.usage.context_size)
-        row = SessionRow(
-            session_id=new_id(self.ground.workspace_id, "s"),
-            title=fork_title(old.title, MAX_TITLE_CHARS),
-            title_is_final=old.title != NEW_SESSION,
-            model=old.model,
-            message_count=0,
-            usage=Usage() if message_id else context,
-            rev=1,
-            created_at=at,
-            updated_at=at,
-        )
-        below = source.scribe.complete_below
-        live = source.scribe.live(message_id) if message_id else None
-        known = None if live is None else live.order
-        return self.ground.errands.start(lambda: self._fork(row, source, below, message_id, known), name="fork session")
+        fork = Fork(source, message_id, workspace_id=self.ground.workspace_id)
+        return self.ground.errands.start(lambda: self._fork(fork), name="fork session")
 
     def delete_soon(self, session: Session) -> Errand[None]:
         """Delete a session and its children: from now on its id is not found.
@@ -301,28 +284,12 @@ class Coordinator:
         self.ground.stream.publish(SessionCreated(session=session.profile.view()))
         return session
 
-    async def _fork(
-        self, row: SessionRow, source: Session, below: int, message_id: str | None, through: int | None
-    ) -> Session:
-        store, source_id = self.ground.store, source.session_id
-        try:
-            if message_id and through is None:
-                found = await store.message(message_id)
-                if found is None or found.session_id != source_id:
-                    raise MessageNotFound(f"The session has no message {message_id!r}.", messageId=message_id)
-                through = found.order
-            fork = ForkSession(
-                row=row, source_id=source_id, below=below, through=through, workspace_id=self.ground.workspace_id
-            )
-            await store.write_soon(fork).wait()
-            loaded = await self._read(row.session_id)
-        except WriteRefused as exc:
-            raise _not_found(source_id) from exc
-        except StoreFailed as exc:
-            raise StorageUnavailable(f"The fork cannot be stored: {exc}") from exc
-        if loaded is None:
-            raise _not_found(row.session_id)
-        session = self._start(*loaded)
+    async def _fork(self, fork: Fork) -> Session:
+        await fork.store(self.ground.store)
+        found = await self._read(fork.row.session_id)
+        if found is None:
+            raise _not_found(fork.row.session_id)
+        session = self._start(*found)
         self.ground.stream.publish(SessionCreated(session=session.profile.view()))
         return session
 
