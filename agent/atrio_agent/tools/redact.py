@@ -8,6 +8,7 @@ is left alone, and so is one that was encoded or spelled apart: this guards our 
 against accidents, it is no search for others' and no wall against a clever command.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, cast
@@ -42,6 +43,9 @@ class Redactor:
         # The longest first, so that one secret inside another leaves nothing of it.
         known = {secret for secret in secrets if len(secret) >= MIN_CHARS}
         self._secrets = tuple(sorted(known, key=len, reverse=True))
+        # Nearly no text holds anything of a secret, and every piece of every answer is looked at: one search says so.
+        self._heads = _any_of(secret[:_HELD_CHARS] for secret in self._secrets)
+        self._cores = _any_of(core for secret in self._secrets for core in _cores(secret))
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -50,7 +54,16 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """The text without the secrets and without long pieces of them."""
-        return self._without_pieces(self._without_whole(text))
+        if self.may_begin(text):
+            for secret in self._secrets:
+                text = text.replace(secret, REDACTED)
+        if len(text) >= _PIECE_CHARS and self._cores is not None and self._cores.search(text):
+            text = self._without_pieces(text)
+        return text
+
+    def may_begin(self, text: str) -> bool:
+        """Whether there is a place in the text where enough of a secret begins to be held back."""
+        return self._heads is not None and self._heads.search(text) is not None
 
     def value(self, value: Any) -> Any:
         """The same of all texts in what JSON can say."""
@@ -66,20 +79,11 @@ class Redactor:
         """Takes secrets out of a text that comes in pieces."""
         return LiveRedactor(self)
 
-    def _without_whole(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
-        return text
-
     def _without_pieces(self, text: str) -> str:
-        if len(text) < _PIECE_CHARS:
-            return text
         for secret in self._secrets:
-            # A long enough piece holds one of these whole.
-            if len(secret) >= 2 * _PIECE_CHARS:
-                for at in range(0, len(secret) - _STEP_CHARS + 1, _STEP_CHARS):
-                    if secret[at : at + _STEP_CHARS] in text:
-                        text = _without(text, secret, at)
+            for at, core in enumerate(_cores(secret)):
+                if core in text:
+                    text = _without(text, secret, at * _STEP_CHARS)
         return text
 
     def outcome(self, outcome: ToolOutcome) -> ToolOutcome:
@@ -132,14 +136,17 @@ class LiveRedactor:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._given = ""
+        self._given: str = ""
         """The last that was passed on, too short to have been held back."""
-        self._held = ""
+        self._held: str = ""
 
     def __call__(self, piece: str) -> str:
         """What of the text so far may be passed on now."""
         text = self._given + self._held + piece
         done = len(self._given)
+        if not self._redactor.may_begin(text):
+            self._given, self._held = text[-_HELD_CHARS + 1 :], ""
+            return self._redactor.text(text[done:])
         out: list[str] = []
         while found := self._first(text, done):
             start, end = found
@@ -164,6 +171,19 @@ class LiveRedactor:
             if start >= 0:
                 found.append((start, start + len(secret)))
         return min(found, default=None)
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str] | None:
+    """Finds any of the words; None if there are none."""
+    alternatives = "|".join(sorted({re.escape(word) for word in words}))
+    return re.compile(alternatives) if alternatives else None
+
+
+def _cores(secret: str) -> list[str]:
+    """What a piece of a secret that is long enough holds one of, whole. A short secret has no such pieces."""
+    if len(secret) < 2 * _PIECE_CHARS:
+        return []
+    return [secret[at : at + _STEP_CHARS] for at in range(0, len(secret) - _STEP_CHARS + 1, _STEP_CHARS)]
 
 
 def _without(text: str, secret: str, at: int) -> str:
