@@ -239,6 +239,7 @@ class Session:
                 await self._changed.wait()
             else:
                 await self._finish(run, Outcome("cancelled"))
+                self.profile.refresh()  # there is one less that waits, and the next step may be long in coming
 
     async def _run(self, run: LiveRun) -> None:
         """Run a turn, from its first event to its last."""

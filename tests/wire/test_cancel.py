@@ -171,6 +171,26 @@ async def test_clearing_the_queue_leaves_the_active_run_alone(bench: Harness) ->
         assert (await wire.completed(session, "active"))["stopReason"] == "end_turn"
 
 
+async def test_both_streams_tell_at_once_that_fewer_runs_wait(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(GATED, PLAIN)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        await wire.prompt(session, "gated", runId="active")
+        await wire.call("test/gates", wait="go")
+        for run_id in ("q1", "q2"):
+            await wire.prompt(session, run_id, runId=run_id)
+
+        async def waits(count: int) -> None:
+            for stream in (session, workspace):  # the active run still waits at its gate
+                await wire.until(
+                    lambda stream=stream: wire.of_type(stream, "session.updated")[-1]["session"]["queued"] == count
+                )
+
+        await wire.call("session/cancel", sessionId=session, runId="q1")
+        await waits(1)
+        await wire.call("session/clear_queue", sessionId=session)
+        await waits(0)
+
+
 @pytest.mark.scenario("A21")
 async def test_a_cancel_splits_the_queue_at_its_mark(bench: Harness) -> None:
     async with bench.serve(model=bench.script(GATED, PLAIN)) as running, bench.open(running) as (wire, workspace):
