@@ -18,7 +18,7 @@ import stat
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -28,11 +28,13 @@ from atrio_protocol.version import VERSION
 __all__ = [
     "LOCK_FILE",
     "SERVER_FILE",
+    "LockHolder",
     "RunningServer",
     "StateDir",
     "StateDirLocked",
     "StateDirUnsafe",
     "StateDirUnusable",
+    "lock_holder",
     "make_state_dir",
     "open_private",
     "open_state_dir",
@@ -87,6 +89,12 @@ class _Owner(msgspec.Struct, frozen=True, kw_only=True):
 
     pid: int
     http: str | None = None
+
+
+class LockHolder(NamedTuple):
+    """Who has a state directory, ready or not. ``pid`` is None where the lock file does not say."""
+
+    pid: int | None
 
 
 class StateDir:
@@ -168,14 +176,9 @@ def running_server(path: Path) -> RunningServer | None:
     """
     try:
         with _checked(path):
-            lock = open_private(path / LOCK_FILE, os.O_RDWR)
-            try:
-                with suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                    return None
-                owner = _read_owner(lock)
-            finally:
-                os.close(lock)
+            owner = _holder(path)
+            if owner is None:
+                return None
             file = open_private(path / SERVER_FILE, os.O_RDONLY)
             try:
                 record = msgspec.json.decode(os.read(file, 65_536), type=RunningServer)
@@ -183,7 +186,33 @@ def running_server(path: Path) -> RunningServer | None:
                 os.close(file)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    return record if owner is not None and owner.pid == record.pid else None
+    return record if owner.pid == record.pid else None
+
+
+def lock_holder(path: Path) -> LockHolder | None:
+    """Who has this state directory now, ready or not; None if nobody has.
+
+    Raises:
+        StateDirUnsafe: The directory may be in other hands, and so may be what it says.
+        OSError: It cannot be opened.
+    """
+    try:
+        with _checked(path):
+            return _holder(path)
+    except FileNotFoundError:
+        return None
+
+
+def _holder(path: Path) -> LockHolder | None:
+    lock = open_private(path / LOCK_FILE, os.O_RDWR)
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        owner = _read_owner(lock)
+    finally:
+        os.close(lock)
+    return LockHolder(owner.pid if owner else None)
 
 
 def make_state_dir(path: Path) -> None:

@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "models": ("models:models", "[OPTIONS]", "List the models, and say which is used and why."),
     "serve": ("serve:serve", "[OPTIONS]", "Run a server."),
     "config": ("config:app", "", "Show the configuration, and trust that of a project."),
+    "doctor": ("doctor:doctor", "[OPTIONS]", "Look at everything, and say how to mend what is wrong."),
     "token": ("token:app", "", "Show or replace the token that opens the server."),
     "schema": ("about:schema", "", "Print the JSON Schema of the protocol."),
     "version": ("about:version", "", "Print the version."),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from atrio_server.config.table import Found, Setting
 
-__all__ = ["app"]
+__all__ = ["app", "project_root"]
 
 REDACTED = "[redacted]"
 
@@ -48,7 +48,7 @@ def show(
     from atrio_server.config.user import read_user_file
     from atrio_server.config.workspace import merged_values, project_of
 
-    root = _root(directory)
+    root = project_root(directory)
     user = read_user_file()
     flags = {"state_dir": state_dir}
     settings = server_settings(flags, os.environ, user.values)
@@ -85,7 +85,7 @@ def path(*, directory: Dir = None, state_dir: StateDirOption = None) -> int:
 
     files = {
         "user": user_config_file(),
-        "project": project_path(_root(directory)),
+        "project": project_path(project_root(directory)),
         "trust": Target(state_dir=state_dir).resolved_state_dir() / TRUST_FILE,
     }
     rows = [(name, str(file), "" if file.exists() else "not there") for name, file in files.items()]
@@ -120,7 +120,7 @@ def trust(
     from atrio_server.config.user import read_user_file
     from atrio_server.config.workspace import project_of
 
-    root = _root(directory)
+    root = project_root(directory)
     settings = server_settings({"state_dir": state_dir}, os.environ, read_user_file().values)
     store = TrustStore(settings.state_dir)
     # Told is all that trust covers, also what the variables of this shell or a looser setting make void at present.
@@ -157,13 +157,13 @@ def untrust(directory: Directory = ".", *, state_dir: StateDirOption = None) -> 
     from atrio_server.cli.output import say
     from atrio_server.config.trust import TrustStore
 
-    root = _root(directory, must_exist=False)
+    root = project_root(directory, must_exist=False)
     was_trusted = TrustStore(Target(state_dir=state_dir).resolved_state_dir()).remove(root)
     say("not trusted any more, from the next time that the workspace is opened" if was_trusted else "was not trusted")
     return 0
 
 
-def _root(directory: str | None, *, must_exist: bool = True) -> Path:
+def project_root(directory: str | None, *, must_exist: bool = True) -> Path:
     """The directory as the server would know it: resolved."""
     from atrio_server.cli.failure import Exit, Failure
 
