@@ -11,7 +11,9 @@ from pathlib import Path
 
 import trio
 
-__all__ = ["COMMAND", "Atrio", "Done", "Started"]
+from fake_server import TOKEN, FakeServer
+
+__all__ = ["COMMAND", "Atrio", "Done", "Started", "serving"]
 
 COMMAND = (sys.executable, "-P", "-m", "atrio_server")
 
@@ -123,3 +125,12 @@ class Started:
             nursery.start_soon(drain, self.process.stderr, err)
         code = await self.process.wait()
         return Done(code, self.out + out.decode(), self.err + err.decode())
+
+
+@asynccontextmanager
+async def serving(atrio: Atrio, server: FakeServer) -> AsyncGenerator[FakeServer]:
+    """A fake server that every command of this test talks to."""
+    with trio.fail_after(90):
+        async with server.serving_tcp() as url:
+            atrio.environ |= {"ATRIO_SERVER": url, "ATRIO_TOKEN": TOKEN}
+            yield server

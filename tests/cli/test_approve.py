@@ -1,26 +1,15 @@
 """`--approve` without a terminal, and attaching without one."""
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import trio
 
 from asking import ask, call, permission, take_answers
-from atrio_process import Atrio
-from fake_server import AT, TOKEN, FakeServer, FakeSession, begin, end, run_json, say_pong, session_json
+from atrio_process import Atrio, serving
+from fake_server import AT, FakeServer, FakeSession, begin, end, run_json, say_pong, session_json
 
 Json = dict[str, Any]
-
-
-@asynccontextmanager
-async def serving(atrio: Atrio, server: FakeServer) -> AsyncGenerator[FakeServer]:
-    with trio.fail_after(90):
-        async with server.serving_tcp() as url:
-            atrio.environ |= {"ATRIO_SERVER": url, "ATRIO_TOKEN": TOKEN}
-            yield server
 
 
 @pytest.mark.parametrize(

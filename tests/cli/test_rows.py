@@ -91,7 +91,7 @@ def test_a_change_is_shown_with_the_numbers_of_its_lines() -> None:
         "     4   three",
         "     ⋮",
         "    10 - ten",
-        "    11 + TEN",
+        "    11 + TEN \x1b[2J",
         "    12   eleven",
         "       \\  No newline at end of file",
     ]
@@ -173,6 +173,21 @@ def test_a_question_shows_all_that_is_to_be_allowed_or_says_what_is_left_out() -
     assert shown(question_rows(other))[1] == '  {"url": "http://x/\\u001b[2J"}'
     outside = permission(name="read", title="Read ../x", path="/w/../x", input={"path": "../x"})
     assert shown(question_rows(outside)) == ["? Read ../x  needs permission", "  /w/../x"]
+
+
+@pytest.mark.parametrize("hidden", ["rm -rf ~ #\recho hi", "echo hi \x1b]; rm -rf ~ \x07", "echo hi\x1b[2K\rrm -rf ~"])
+def test_no_control_code_hides_what_is_to_be_allowed(hidden: str) -> None:
+    asked = question_rows(permission(detail=hidden))
+    assert "rm -rf ~" in plain(harmless(asked[-1])) and "echo hi" in plain(harmless(asked[-1]))
+    diff = Diff(path="/w/x.sh", unified=f"@@ -0,0 +1 @@\n+{hidden}\n")
+    change = plain(harmless(question_rows(permission(diffs=(diff,)))[-1]))
+    assert "rm -rf ~" in change and "echo hi" in change
+
+
+def test_a_long_input_is_shown_whole_to_whoever_wants_details() -> None:
+    long = permission(name="other", input={"text": "x" * 900})
+    assert shown(question_rows(long))[-1].endswith("…")
+    assert "x" * 900 in shown(question_rows(long, whole=True))[-1]
 
 
 def test_only_answers_that_are_there_are_offered() -> None:

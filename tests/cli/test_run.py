@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from atrio_process import COMMAND, Atrio, Done
+from atrio_process import COMMAND, Atrio, Done, serving
 from atrio_protocol.content import TextBlock
 from atrio_server.cli import connect
 from atrio_server.cli.failure import Exit, explain
+from atrio_server.cli.options import Target
 from atrio_server.cli.running import Order, follow_order
 from atrio_server.client import ServerGone, open_client
 from atrio_server.client.nursery import open_plain_nursery
 from fake_server import TOKEN, FakeServer, FakeSession, RpcError, begin, end, run_json, say_pong, session_json, stall
 
 Json = dict[str, Any]
-
-
-@asynccontextmanager
-async def serving(atrio: Atrio, server: FakeServer) -> AsyncGenerator[FakeServer]:
-    """A fake server that every command of this test talks to."""
-    with trio.fail_after(90):
-        async with server.serving_tcp() as url:
-            atrio.environ |= {"ATRIO_SERVER": url, "ATRIO_TOKEN": TOKEN}
-            yield server
 
 
 def ends_with(stop_reason: str, **more: Any) -> Any:
@@ -358,7 +348,7 @@ async def test_a_server_that_is_gone_for_good_is_never_a_success(
     async def follow_and_lose() -> None:
         async with server.serving(), open_plain_nursery() as nursery:
             nursery.start_soon(lose_it)
-            await follow_order(order, connect.Target(server="ws://127.0.0.1:4317"), None)
+            await follow_order(order, Target(server="ws://127.0.0.1:4317"), None)
 
     with trio.fail_after(120), pytest.raises(ServerGone) as gone:
         await follow_and_lose()

@@ -1,16 +1,13 @@
 """`atrio run` and `atrio attach` on a terminal, against a server that can be told how to behave."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
 import pytest
-import trio
 
 from asking import ask, call, finish, permission, resolve, take_answers
-from atrio_process import Atrio
-from fake_server import AT, TOKEN, FakeServer, FakeSession, begin
+from atrio_process import Atrio, serving
+from fake_server import AT, FakeServer, FakeSession, begin
 from pty_rig import on_terminal
 
 Json = dict[str, Any]
@@ -19,14 +16,6 @@ Json = dict[str, Any]
 def has(wanted: str, text: str) -> bool:
     """Whether it is on the screen, wherever the lines are broken."""
     return wanted.replace(" ", "") in text.replace("\n", "").replace(" ", "")
-
-
-@asynccontextmanager
-async def serving(atrio: Atrio, server: FakeServer) -> AsyncGenerator[FakeServer]:
-    with trio.fail_after(90):
-        async with server.serving_tcp() as url:
-            atrio.environ |= {"ATRIO_SERVER": url, "ATRIO_TOKEN": TOKEN}
-            yield server
 
 
 @pytest.mark.parametrize(
@@ -219,3 +208,8 @@ async def test_colours_are_used_unless_they_are_not_wanted(atrio: Atrio) -> None
         server.sessions["s1"] = FakeSession("s1")
     assert codes[0] == set()
     assert {"31", "32"} <= codes[1] <= {"0", "1", "2", "31", "32", "33", "36"}
+
+
+async def test_an_error_brings_no_control_code_to_the_terminal(atrio: Atrio) -> None:
+    async with on_terminal(atrio, "run", "-f", "a\x1b]0;t\x07b", "hi") as seat:
+        await seat.see("cannot attach a�]0;t�b")

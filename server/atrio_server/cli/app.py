@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, Unused
 
 from atrio_protocol.version import VERSION
 from atrio_server.cli.failure import Exit, explain, innermost
+from atrio_server.cli.terminal.clean import visible
 
 __all__ = ["STDIN", "make_app", "run_command"]
 
@@ -69,7 +70,7 @@ def run_command(argv: Sequence[str] | None) -> int:
     """Run a command and return its exit code."""
     _open_missing_streams()
     tokens = [STDIN if word == "-" else word for word in (sys.argv[1:] if argv is None else argv)]
-    if not tokens and sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+    if not tokens and sys.stdin.isatty() and sys.stdout.isatty():
         tokens = ["attach", "--new"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -97,6 +98,8 @@ def _fail(code: Exit, sentence: str, error: BaseException) -> int:
     if os.environ.get("ATRIO_DEBUG") == "1":
         sys.excepthook(type(error), error, error.__traceback__)
     one_line = " ".join(sentence.split())
+    if sys.stderr.isatty():
+        one_line = visible(one_line)  # it may hold a file's name, or what a server says
     try:
         sys.stderr.write(f"atrio: {one_line}\n")
         sys.stderr.flush()
@@ -120,6 +123,8 @@ def _usage(error: CycloptsError) -> str:
 
 def _open_missing_streams() -> None:
     # A caller may have closed them (`>&-`); what is written then goes nowhere, as the caller wished.
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(os.open(os.devnull, os.O_RDONLY), encoding="utf-8")
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
     if sys.stderr is None:

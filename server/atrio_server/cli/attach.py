@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from atrio_server.cli.options import Dir, ServerUrl, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, Target
 
 __all__ = ["attach"]
 
@@ -21,9 +21,7 @@ def attach(
     new: Annotated[bool, Parameter(("--new", "-n"), help="Begin a new session.")] = False,
     history: Annotated[int, Parameter(help="How many messages to show of what was said before.")] = 50,
     directory: Dir = None,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Watch a session and talk to it. What is typed is sent to it; /help lists the commands.
 
@@ -33,7 +31,6 @@ def attach(
     """
     import trio
 
-    from atrio_server.cli.connect import Target
     from atrio_server.cli.failure import Exit, Failure
     from atrio_server.cli.visit import Visit, visit
 
@@ -41,5 +38,4 @@ def attach(
         raise Failure(Exit.USAGE, "--new and a session do not go together")
     if not 0 <= history <= 1000:
         raise Failure(Exit.USAGE, "--history takes a number from 0 to 1000")
-    target = Target(server=server, token_file=token_file, state_dir=state_dir)
     return trio.run(visit, Visit(session=None if new else session, directory=directory, history=history), target)

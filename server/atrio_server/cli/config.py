@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import App, Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, StateDirOption
+from atrio_server.cli.options import Dir, JsonLines, StateDirOption, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,7 +62,7 @@ def show(
             place = {"key": key, "value": shown, "from": found.place}
             place |= {"origin": found.origin} if found.origin else {}
             place |= {"line": found.line} if found.line else {}
-            print_json(msgspec.json.encode(place | ({"ignored": "not trusted"} if ignored else {})))
+            print_json(place | ({"ignored": "not trusted"} if ignored else {}))
             continue
         text = "unset" if shown is None else msgspec.json.encode(shown).decode()
         note = "not trusted, ignored" if ignored else ""
@@ -77,7 +77,6 @@ def show(
 @app.command
 def path(*, directory: Dir = None, state_dir: StateDirOption = None) -> int:
     """Print which files are read, and whether they are there."""
-    from atrio_server.cli.connect import Target
     from atrio_server.cli.output import print_rows
     from atrio_server.config.trust import TRUST_FILE
     from atrio_server.config.user import user_config_file
@@ -153,7 +152,6 @@ def trust(
 @app.command(usage="Usage: atrio config untrust [OPTIONS] [DIR]")
 def untrust(directory: Directory = ".", *, state_dir: StateDirOption = None) -> int:
     """Trust a project's file no longer."""
-    from atrio_server.cli.connect import Target
     from atrio_server.cli.output import say
     from atrio_server.config.trust import TrustStore
 

@@ -7,9 +7,8 @@ nobody but that directory's server and servers on this machine.
 
 import os
 import pwd
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,48 +18,24 @@ import trio
 from atrio_protocol.methods import OpenParams, OpenResult, RunListParams, SessionListParams
 from atrio_protocol.version import VERSION
 from atrio_server.cli.failure import Exit, Failure
+from atrio_server.cli.options import Target
 from atrio_server.cli.output import say
 from atrio_server.client import Address, Client, ServerGone, open_client
-from atrio_server.config import state_dir_setting
 from atrio_server.discover import Found, find_or_start, find_server
 from atrio_server.statedir import StateDirUnsafe
 from atrio_server.token import TokenFileUnsafe, load_or_make_token
 
 __all__ = [
-    "Target",
     "find_run",
     "find_session",
     "newest_session",
     "open_connection",
     "open_workspace",
-    "run_with_client",
+    "real_directory",
 ]
 
 LEAVING_S: Final = 12.0
 """How long a server may take to end, with a margin."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Which server a command is for, as its options say."""
-
-    server: str | None = None
-    token_file: str | None = None
-    state_dir: str | None = None
-
-    def resolved_state_dir(self) -> Path:
-        """The state directory, from the option, the environment or the platform."""
-        return state_dir_setting(self.state_dir, os.environ)
-
-
-def run_with_client(target: Target, work: Callable[[Client], Awaitable[int]]) -> int:
-    """Connect, do this, and return its exit code."""
-
-    async def main() -> int:
-        async with open_connection(target) as client:
-            return await work(client)
-
-    return trio.run(main)
 
 
 @asynccontextmanager
@@ -146,6 +121,14 @@ async def find_run(client: Client, name: str, directory: str | None) -> str:
     if not listed.runs:
         raise Failure(Exit.NOT_FOUND, "there is no run in the newest session of this directory yet")
     return listed.runs[0].run_id
+
+
+def real_directory(directory: str | None) -> str:
+    """What paths are shown relative to; empty where it cannot be told."""
+    try:
+        return str(Path(directory or ".").expanduser().resolve())
+    except (OSError, RuntimeError):
+        return ""
 
 
 def _absolute(directory: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, SessionArgument, Target
 
 __all__ = ["shell", "summarize"]
 
@@ -18,9 +18,7 @@ def shell(
     *command: Annotated[str, Parameter(help="The command; several words are joined.")],
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Run a command in a session, so that the model knows of it, and print its output."""
     from atrio_server.cli.failure import Exit, Failure
@@ -28,7 +26,7 @@ def shell(
     line = " ".join(command)
     if not line.strip():
         raise Failure(Exit.USAGE, "there is no command; say it as in: atrio shell last 'git status'")
-    return _carry_out(session, line, directory, json, server, token_file, state_dir)
+    return _carry_out(session, line, directory, json, target)
 
 
 def summarize(
@@ -36,12 +34,10 @@ def summarize(
     *,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Put a summary in the place of what was said in a session so far, for the model; nothing is removed."""
-    return _carry_out(session, None, directory, json, server, token_file, state_dir)
+    return _carry_out(session, None, directory, json, target)
 
 
 def _carry_out(
@@ -49,11 +45,8 @@ def _carry_out(
     command: str | None,
     directory: str | None,
     as_json: bool,
-    server: str | None,
-    token_file: str | None,
-    state_dir: str | None,
+    target: Target,
 ) -> int:
-    from atrio_server.cli.connect import Target
     from atrio_server.cli.running import Order, carry_out
 
     order = Order(
@@ -69,4 +62,4 @@ def _carry_out(
         output=None,
         no_wait=False,
     )
-    return carry_out(order, Target(server=server, token_file=token_file, state_dir=state_dir), standalone=False)
+    return carry_out(order, target, standalone=False)

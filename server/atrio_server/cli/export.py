@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from atrio_server.cli.options import Dir, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, SessionArgument, Target
 
 if TYPE_CHECKING:
     from atrio_server.client import Client
@@ -25,13 +25,9 @@ def export(
         str | None, Parameter(("--output", "-o"), help="Write it to this file, whole or not at all.")
     ] = None,
     directory: Dir = None,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Print all that was said and done in a session."""
-    from atrio_server.cli.connect import Target, run_with_client
-
     if output is not None:
         from atrio_server.cli.whole_file import check_writable
 
@@ -53,4 +49,4 @@ def export(
             write_whole(output, content)
         return 0
 
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+    return target.with_client(work)

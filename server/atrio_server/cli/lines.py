@@ -32,10 +32,10 @@ class JsonLines:
         begun, self._begun = self._begun, True
         match item:
             case Event() if stream.position is not None:
-                print_json(stream.raw, sessionId=stream.session_id, epoch=stream.position.epoch)
+                print_json(msgspec.Raw(stream.raw), sessionId=stream.session_id, epoch=stream.position.epoch)
             case Resync(snapshot=snapshot, position=position) if begun:
                 line = {"type": "resync", "seq": position.seq, "snapshot": snapshot}
-                print_json(msgspec.json.encode(line), sessionId=stream.session_id, epoch=position.epoch)
+                print_json(line, sessionId=stream.session_id, epoch=position.epoch)
             case _:
                 pass
 
@@ -48,4 +48,4 @@ class JsonLines:
     @staticmethod
     def show_run(run: Run) -> None:
         """Print a run that is no event."""
-        print_json(msgspec.json.encode(run))
+        print_json(run)

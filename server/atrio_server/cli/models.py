@@ -6,10 +6,10 @@ environment. Sizes are in tokens, prices for a million of them.
 
 from typing import TYPE_CHECKING
 
-from atrio_server.cli.options import JsonLines, ServerUrl, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, JsonLines, Target
 
 if TYPE_CHECKING:
-    from atrio_protocol.methods import ModelPrice
+    from atrio_protocol.methods import ModelInfo, ModelPrice
     from atrio_protocol.struct import UnsetType
 
 __all__ = ["models"]
@@ -18,39 +18,31 @@ __all__ = ["models"]
 def models(
     *,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """List the models of the server. The one in use without -m is marked, with the reason."""
-    import msgspec
-
     from atrio_protocol.methods import ModelListParams
-    from atrio_protocol.struct import given
-    from atrio_server.cli.connect import Target, run_with_client
-    from atrio_server.cli.output import print_json, print_rows
+    from atrio_server.cli.output import print_list
     from atrio_server.client import Client
 
     async def show(client: Client) -> int:
         listed = await client.call("model/list", ModelListParams())
-        if json:
-            for model in listed.models:
-                print_json(msgspec.json.encode(model))
-        else:
-            rows = [
-                (
-                    model.model_id,
-                    "default" if model.default else "",
-                    _tokens(given(model.context_size, 0)),
-                    _price(model.price),
-                    given(model.reason, "") if model.default else "",
-                )
-                for model in listed.models
-            ]
-            print_rows(("MODEL", "", "CONTEXT", "PRICE", "WHY"), rows)
+        print_list(listed.models, ("MODEL", "", "CONTEXT", "PRICE", "WHY"), _row, as_json=json)
         return 0
 
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), show)
+    return target.with_client(show)
+
+
+def _row(model: "ModelInfo") -> tuple[str, str, str, str, str]:
+    from atrio_protocol.struct import given
+
+    return (
+        model.model_id,
+        "default" if model.default else "",
+        _tokens(given(model.context_size, 0)),
+        _price(model.price),
+        given(model.reason, "") if model.default else "",
+    )
 
 
 def _tokens(count: int) -> str:

@@ -1,22 +1,64 @@
 """Options that several commands have.
 
 One name, one meaning and one explanation for all of them. Nothing is read here;
-an option that has a variable beside it is joined with it where it is used.
+an option that has a variable beside it is joined with it where it is used. Every
+command imports this, so it imports nothing that only some of them need.
 """
 
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-__all__ = ["Dir", "JsonLines", "Limit", "ServerUrl", "SessionArgument", "StateDirOption", "TokenFile"]
+if TYPE_CHECKING:
+    from pathlib import Path
 
-ServerUrl = Annotated[
-    str | None, Parameter("--server", help="Talk to this server (ATRIO_SERVER) instead of the state directory's.")
-]
-TokenFile = Annotated[str | None, Parameter("--token-file", help="File with the token for --server, else ATRIO_TOKEN.")]
+    from atrio_server.client import Client
+
+__all__ = ["OWN_SERVER", "Dir", "JsonLines", "Limit", "SessionArgument", "StateDirOption", "Target"]
+
 StateDirOption = Annotated[str | None, Parameter("--state-dir", help="State directory (ATRIO_STATE_DIR).")]
 Dir = Annotated[str | None, Parameter("--dir", help="The directory it is about, instead of the present one.")]
 JsonLines = Annotated[bool, Parameter("--json", help="One JSON object a line.")]
 Limit = Annotated[int, Parameter("--limit", help="How many at most, up to 1000.", validator=Number(gte=1, lte=1000))]
 SessionArgument = Annotated[str, Parameter(help='A session\'s id, or "last": the newest of the directory.')]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which server a command is for, as its options say."""
+
+    server: Annotated[
+        str | None, Parameter("--server", help="Talk to this server (ATRIO_SERVER) instead of the state directory's.")
+    ] = None
+    token_file: Annotated[
+        str | None, Parameter("--token-file", help="File with the token for --server, else ATRIO_TOKEN.")
+    ] = None
+    state_dir: StateDirOption = None
+
+    def resolved_state_dir(self) -> "Path":
+        """The state directory, from the option, the environment or the platform."""
+        import os
+
+        from atrio_server.config import state_dir_setting
+
+        return state_dir_setting(self.state_dir, os.environ)
+
+    def with_client(self, work: "Callable[[Client], Awaitable[int]]") -> int:
+        """Connect, do this, and return its exit code."""
+        import trio
+
+        from atrio_server.cli.connect import open_connection
+
+        async def main() -> int:
+            async with open_connection(self) as client:
+                return await work(client)
+
+        return trio.run(main)
+
+
+OWN_SERVER: Final = Target()
+"""No server is named: the state directory's."""

@@ -14,13 +14,25 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final, TextIO
+from typing import Final, TextIO, TypeVar
 
 import msgspec
 
 from atrio_server.cli.terminal.clean import visible
 
-__all__ = ["is_terminal", "moment", "notices_to", "print_json", "print_result", "print_rows", "print_text", "say"]
+__all__ = [
+    "is_terminal",
+    "moment",
+    "notices_to",
+    "print_json",
+    "print_list",
+    "print_result",
+    "print_rows",
+    "print_text",
+    "say",
+]
+
+T = TypeVar("T")
 
 LAST_COLUMN: Final = 20
 """What a table's last column has at least; a terminal that is narrower breaks the lines itself."""
@@ -47,14 +59,23 @@ def print_result(text: str) -> None:
     print_text(text if text.endswith("\n") else text + "\n")
 
 
-def print_json(raw: bytes, **more: str) -> None:
+def print_json(thing: object, **more: str) -> None:
     """A JSON object on one line, with further members after its own."""
-    line = raw
+    line = msgspec.json.encode(thing)
     for name, value in more.items():
         line = b"%b,%b:%b}" % (line[:-1], msgspec.json.encode(name), msgspec.json.encode(value))
     sys.stdout.flush()
     sys.stdout.buffer.write(line + b"\n")  # UTF-8, whatever the terminal's encoding is
     sys.stdout.buffer.flush()
+
+
+def print_list(things: Iterable[T], heads: Sequence[str], row: Callable[[T], Sequence[str]], *, as_json: bool) -> None:
+    """Things as they are, one JSON object a line, or each as a row of a table."""
+    if as_json:
+        for thing in things:
+            print_json(thing)
+    else:
+        print_rows(heads, map(row, things))
 
 
 def print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,12 +4,11 @@ For those who answer from another terminal than the one that is asked. An answer
 counts if it is the first one; else it is told who was first.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, SessionArgument, Target
 
 if TYPE_CHECKING:
     from atrio_protocol.things import PermissionKind
@@ -30,30 +29,26 @@ def list_(
     *,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """List the questions that wait for an answer in a directory's sessions."""
 
     async def work(client: "Client") -> int:
-        import msgspec
-
         from atrio_server.cli.calls import pending
         from atrio_server.cli.connect import open_workspace
-        from atrio_server.cli.output import moment, print_json, print_rows
+        from atrio_server.cli.output import moment, print_list
 
         workspace_id = (await open_workspace(client, directory)).workspace.workspace_id
         listed = await pending(client, workspace_id)
-        if json:
-            for permission in listed:
-                print_json(msgspec.json.encode(permission))
-        else:
-            rows = [(each.permission_id, moment(each.requested_at), each.title) for each in listed]
-            print_rows(("PERMISSION", "ASKED", "FOR"), rows)
+        print_list(
+            listed,
+            ("PERMISSION", "ASKED", "FOR"),
+            lambda each: (each.permission_id, moment(each.requested_at), each.title),
+            as_json=json,
+        )
         return 0
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
 @app.command
@@ -61,9 +56,7 @@ def show(
     permission: PermissionArgument,
     *,
     directory: Dir = None,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Print all of what is asked: the command, the path, the change."""
 
@@ -84,7 +77,7 @@ def show(
                 return 0
         raise Failure(Exit.NOT_FOUND, "nothing of that id waits for an answer; `atrio permissions` shows what does")
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
 @app.command
@@ -92,24 +85,20 @@ def allow(
     permission: PermissionArgument,
     *,
     always: Annotated[bool, Parameter(help="From now on too: this tool and action, this place, this session.")] = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Allow what is asked."""
-    return _answer(permission, "allow_always" if always else "allow_once", server, token_file, state_dir)
+    return _answer(permission, "allow_always" if always else "allow_once", target)
 
 
 @app.command
 def reject(
     permission: PermissionArgument,
     *,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Reject what is asked."""
-    return _answer(permission, "reject_once", server, token_file, state_dir)
+    return _answer(permission, "reject_once", target)
 
 
 @app.command
@@ -118,48 +107,39 @@ def grants(
     *,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """List what was allowed for good in a session."""
 
     async def work(client: "Client") -> int:
-        import msgspec
-
+        from atrio_protocol.methods import SessionParams
         from atrio_protocol.struct import given
-        from atrio_server.cli import calls
         from atrio_server.cli.connect import find_session
-        from atrio_server.cli.output import moment, print_json, print_rows
+        from atrio_server.cli.output import moment, print_list
 
         session_id = await find_session(client, session, directory)
-        listed = await calls.grants(client, session_id)
-        if json:
-            for grant in listed:
-                print_json(msgspec.json.encode(grant))
-        else:
-            rows = [
-                (each.grant_id, moment(each.at), each.by.name, each.name, each.action, given(each.path, ""))
-                for each in listed
-            ]
-            print_rows(("GRANT", "SINCE", "BY", "TOOL", "ACTION", "WHERE"), rows)
+        listed = (await client.call("permission/grants", SessionParams(session_id=session_id))).grants
+        print_list(
+            listed,
+            ("GRANT", "SINCE", "BY", "TOOL", "ACTION", "WHERE"),
+            lambda each: (each.grant_id, moment(each.at), each.by.name, each.name, each.action, given(each.path, "")),
+            as_json=json,
+        )
         return 0
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
 @app.command
 def revoke(
     *grant: Annotated[str, Parameter(help="A grant's id, as `grants` prints it.")],
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Take back what was allowed for good. What runs already goes on."""
 
     async def work(client: "Client") -> int:
         from atrio_protocol.errors import PermissionNotFound
-        from atrio_server.cli import calls
+        from atrio_protocol.methods import PermissionRevokeParams
         from atrio_server.cli.failure import Exit, Failure
 
         shows = "`atrio permissions grants` shows what was allowed"
@@ -167,17 +147,15 @@ def revoke(
             raise Failure(Exit.USAGE, f"name what to take back; {shows}")
         for grant_id in grant:
             try:
-                await calls.revoke(client, grant_id)
+                await client.call("permission/revoke", PermissionRevokeParams(grant_id=grant_id))
             except PermissionNotFound:
                 raise Failure(Exit.NOT_FOUND, f"there is no grant {grant_id!r}; {shows}") from None
         return 0
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
-def _answer(
-    permission_id: str, kind: "PermissionKind", server: str | None, token_file: str | None, state_dir: str | None
-) -> int:
+def _answer(permission_id: str, kind: "PermissionKind", target: Target) -> int:
     async def work(client: "Client") -> int:
         from atrio_server.cli.calls import respond
         from atrio_server.cli.failure import Exit
@@ -191,12 +169,4 @@ def _answer(
         say(f"atrio: it was resolved{by} before: {answer.outcome.kind.replace('_', ' ')}")
         return Exit.OTHER
 
-    return _with_client(work, server, token_file, state_dir)
-
-
-def _with_client(
-    work: "Callable[[Client], Awaitable[int]]", server: str | None, token_file: str | None, state_dir: str | None
-) -> int:
-    from atrio_server.cli.connect import Target, run_with_client
-
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+    return target.with_client(work)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, ServerUrl, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, Target
 
 __all__ = ["run"]
 
@@ -41,9 +41,7 @@ def run(
     standalone: Annotated[
         bool, Parameter(help="Use a server of this command's own, with a state of its own, that ends with it.")
     ] = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Send a prompt and stream what comes of it.
 
@@ -51,7 +49,6 @@ def run(
     instruction and the input is its context. Ctrl-C cancels the run and waits for
     its end; a second one leaves it running.
     """
-    from atrio_server.cli.connect import Target
     from atrio_server.cli.failure import Exit, Failure
     from atrio_server.cli.prompt import read_prompt
     from atrio_server.cli.running import Order, absolute_model, carry_out
@@ -59,7 +56,7 @@ def run(
     together = [
         (json and quiet, "--json and --quiet"),
         (go_on and session is not None, "-c and -s"),
-        (standalone and server is not None, "--standalone and --server"),
+        (standalone and target.server is not None, "--standalone and --server"),
         (standalone and no_wait, "--standalone and --no-wait"),
         (no_wait and output is not None, "--no-wait and -o"),
     ]
@@ -78,4 +75,4 @@ def run(
         no_wait=no_wait,
         approve=approve,
     )
-    return carry_out(order, Target(server=server, token_file=token_file, state_dir=state_dir), standalone=standalone)
+    return carry_out(order, target, standalone=standalone)

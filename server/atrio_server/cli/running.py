@@ -31,9 +31,10 @@ from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Permission, Run, RunKind
 from atrio_server.cli.approving import Approval, Approver
 from atrio_server.cli.calls import begin_shell, begin_summary
-from atrio_server.cli.connect import Target, find_session, newest_session, open_connection, open_workspace
+from atrio_server.cli.connect import find_session, newest_session, open_connection, open_workspace, real_directory
 from atrio_server.cli.failure import Exit, Failure, exit_of_run
 from atrio_server.cli.lines import JsonLines
+from atrio_server.cli.options import Target
 from atrio_server.cli.output import print_result, say
 from atrio_server.cli.terminal.keys import Keyboard, open_keyboard
 from atrio_server.cli.terminal.paper import Paper, can_ask, is_interactive, open_paper
@@ -69,14 +70,6 @@ class Order:
     output: str | None
     no_wait: bool
     approve: Approval | None = None
-
-
-def _real(directory: str | None) -> str:
-    """What paths are shown relative to."""
-    try:
-        return str(Path(directory or ".").expanduser().resolve())
-    except (OSError, RuntimeError):
-        return ""
 
 
 def absolute_model(model: str) -> str:
@@ -171,7 +164,7 @@ class _Command:
         self._paper = paper
         self._keyboard = keyboard
         self._approve: Approval = approve
-        directory = _real(order.directory)
+        directory = real_directory(order.directory)
         # A command's output is the result, and where nothing is redrawn it is told once.
         is_quiet = order.quiet or order.as_json or (order.kind == "shell" and not paper.redraws)
         self._words = Transcript(self.run_id, paper, quiet=is_quiet, directory=directory)

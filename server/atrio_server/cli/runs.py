@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from atrio_server.cli.options import Dir, JsonLines, Limit, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, Limit, SessionArgument, Target
 
 if TYPE_CHECKING:
     from atrio_server.client import Client
@@ -23,34 +23,26 @@ def runs(
     limit: Limit = 50,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """List the runs of a session, newest first."""
-    from atrio_server.cli.connect import Target, run_with_client
 
     async def work(client: "Client") -> int:
-        import msgspec
-
         from atrio_protocol.methods import RunListParams
         from atrio_server.cli.connect import find_session
-        from atrio_server.cli.output import moment, print_json, print_rows
+        from atrio_server.cli.output import moment, print_list
 
         session_id = await find_session(client, session, directory)
         listed = await client.call("run/list", RunListParams(session_id=session_id, limit=limit))
-        if json:
-            for run in listed.runs:
-                print_json(msgspec.json.encode(run))
-        else:
-            rows = [
-                (run.run_id, moment(run.accepted_at), run.stop_reason or run.state, run.prompt_text)
-                for run in listed.runs
-            ]
-            print_rows(("RUN", "ACCEPTED", "STATE", "PROMPT"), rows)
+        print_list(
+            listed.runs,
+            ("RUN", "ACCEPTED", "STATE", "PROMPT"),
+            lambda run: (run.run_id, moment(run.accepted_at), run.stop_reason or run.state, run.prompt_text),
+            as_json=json,
+        )
         return 0
 
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+    return target.with_client(work)
 
 
 def wait(
@@ -59,17 +51,13 @@ def wait(
     timeout: Annotated[float | None, Parameter(help="Seconds to wait; then exit 3.", validator=Number(gte=0))] = None,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Wait for a run to end and print its final text. The exit code says how it ended, as for `atrio run`."""
-    from atrio_server.cli.connect import Target, run_with_client
 
     async def work(client: "Client") -> int:
         import math
 
-        import msgspec
         import trio
 
         from atrio_protocol.methods import RunWaitParams
@@ -81,7 +69,7 @@ def wait(
         with trio.move_on_after(math.inf if timeout is None else timeout):
             ended = (await client.call("run/wait", RunWaitParams(run_id=run_id))).run
             if json:
-                print_json(msgspec.json.encode(ended))
+                print_json(ended)
             elif ended.text:
                 print_result(ended.text)
             code, sentence = exit_of_run(ended)
@@ -90,7 +78,7 @@ def wait(
             return code
         raise Failure(Exit.TIMEOUT, f"the run has not ended after {timeout:g} s; it goes on")
 
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+    return target.with_client(work)
 
 
 def cancel(
@@ -99,16 +87,11 @@ def cancel(
     run: Annotated[str | None, Parameter(help="Only this run.")] = None,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Cancel all that was accepted in a session up to now, or one run, and print what it was."""
-    from atrio_server.cli.connect import Target, run_with_client
 
     async def work(client: "Client") -> int:
-        import msgspec
-
         from atrio_protocol.methods import CancelParams
         from atrio_protocol.struct import UNSET
         from atrio_server.cli.connect import find_session
@@ -118,7 +101,7 @@ def cancel(
         params = CancelParams(session_id=session_id, run_id=run or UNSET, wait=True)
         done = await client.call("session/cancel", params)
         if json:
-            print_json(msgspec.json.encode(done))
+            print_json(done)
         else:
             for run_id in done.cancelled:
                 print_result(run_id)
@@ -126,4 +109,4 @@ def cancel(
                 say("nothing was running or waiting")
         return 0
 
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+    return target.with_client(work)

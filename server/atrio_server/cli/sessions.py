@@ -4,12 +4,11 @@ Each command is one or two calls and a way to print the answer. A session is
 looked up by its id wherever it is; ``last`` and lists are of one directory.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, Limit, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, Limit, SessionArgument, Target
 
 if TYPE_CHECKING:
     from atrio_protocol.things import Session
@@ -27,14 +26,10 @@ def list_(
     limit: Limit = 50,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """List the sessions of a directory, newest first."""
-    return _with_client(
-        lambda client: _show_list(client, directory, None, limit, as_json=json), server, token_file, state_dir
-    )
+    return target.with_client(lambda client: _show_list(client, directory, None, limit, as_json=json))
 
 
 @app.command(usage="Usage: atrio sessions search [OPTIONS] WORDS...")
@@ -43,9 +38,7 @@ def search(
     limit: Limit = 50,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Find sessions by what was said in them, and by their titles."""
     from atrio_server.cli.failure import Exit, Failure
@@ -53,9 +46,7 @@ def search(
     words = " ".join(query)
     if not words.strip():
         raise Failure(Exit.USAGE, "there is nothing to search for; give some words")
-    return _with_client(
-        lambda client: _show_list(client, directory, words, limit, as_json=json), server, token_file, state_dir
-    )
+    return target.with_client(lambda client: _show_list(client, directory, words, limit, as_json=json))
 
 
 @app.command
@@ -65,15 +56,11 @@ def show(
     limit: Limit = 100,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Print what was said in a session, the newest messages if there are more than --limit."""
 
     async def work(client: "Client") -> int:
-        import msgspec
-
         from atrio_protocol.content import TextBlock
         from atrio_protocol.methods import MessagesParams, SessionParams
         from atrio_protocol.parts import ToolCallPart
@@ -84,9 +71,9 @@ def show(
         found = (await client.call("session/get", SessionParams(session_id=session_id))).session
         page = await client.call("session/messages", MessagesParams(session_id=session_id, limit=limit))
         if json:
-            print_json(msgspec.json.encode(found))
+            print_json(found)
             for message in page.messages:
-                print_json(msgspec.json.encode(message))
+                print_json(message)
             return 0
         print_result(f"# {found.title or found.session_id}\n")
         if page.more:
@@ -103,7 +90,7 @@ def show(
                     print_result(f"[{part.title}: {part.status}]\n")
         return 0
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
 @app.command(usage="Usage: atrio sessions rename [OPTIONS] SESSION TITLE...")
@@ -111,9 +98,7 @@ def rename(
     session: SessionArgument,
     *title: Annotated[str, Parameter(help="The new title.")],
     directory: Dir = None,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Give a session another title."""
 
@@ -125,7 +110,7 @@ def rename(
         await client.call("session/rename", RenameParams(session_id=session_id, title=" ".join(title)))
         return 0
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
 @app.command
@@ -135,15 +120,11 @@ def fork(
     message: Annotated[str | None, Parameter(help="The id of the last message to take along, instead of all.")] = None,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Begin a session with what another has said, and print its id."""
 
     async def work(client: "Client") -> int:
-        import msgspec
-
         from atrio_protocol.methods import ForkParams
         from atrio_protocol.struct import UNSET
         from atrio_server.cli.connect import find_session
@@ -153,21 +134,19 @@ def fork(
         params = ForkParams(session_id=session_id, message_id=message or UNSET)
         forked = (await client.call("session/fork", params)).session
         if json:
-            print_json(msgspec.json.encode(forked))
+            print_json(forked)
         else:
             print_result(forked.session_id)
         return 0
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
 @app.command(usage="Usage: atrio sessions rm [OPTIONS] SESSION...")
 def rm(
     *session: SessionArgument,
     directory: Dir = None,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Remove sessions with all that was said in them. What still runs there is cancelled."""
 
@@ -183,25 +162,19 @@ def rm(
             await client.call("session/delete", SessionParams(session_id=session_id))
         return 0
 
-    return _with_client(work, server, token_file, state_dir)
+    return target.with_client(work)
 
 
 async def _show_list(client: "Client", directory: str | None, query: str | None, limit: int, *, as_json: bool) -> int:
-    import msgspec
-
     from atrio_protocol.methods import SessionListParams
     from atrio_protocol.struct import UNSET
     from atrio_server.cli.connect import open_workspace
-    from atrio_server.cli.output import print_json, print_rows
+    from atrio_server.cli.output import print_list
 
     opened = await open_workspace(client, directory)
     params = SessionListParams(workspace_id=opened.workspace.workspace_id, query=query or UNSET, limit=limit)
     listed = await client.call("session/list", params)
-    if as_json:
-        for session in listed.sessions:
-            print_json(msgspec.json.encode(session))
-    else:
-        print_rows(("SESSION", "UPDATED", "STATE", "TITLE"), [_row(session) for session in listed.sessions])
+    print_list(listed.sessions, ("SESSION", "UPDATED", "STATE", "TITLE"), _row, as_json=as_json)
     return 0
 
 
@@ -210,11 +183,3 @@ def _row(session: "Session") -> tuple[str, str, str, str]:
 
     queued = f" +{session.queued}" if session.queued else ""
     return session.session_id, moment(session.updated_at), session.state + queued, session.title
-
-
-def _with_client(
-    work: "Callable[[Client], Awaitable[int]]", server: str | None, token_file: str | None, state_dir: str | None
-) -> int:
-    from atrio_server.cli.connect import Target, run_with_client
-
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)

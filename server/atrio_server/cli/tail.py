@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, ServerUrl, SessionArgument, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, SessionArgument, Target
 
 if TYPE_CHECKING:
     from atrio_protocol.methods import Position
@@ -23,12 +23,9 @@ def tail(
     after: Annotated[str | None, Parameter(help="EPOCH:SEQ of the last event one has; begin with the next.")] = None,
     directory: Dir = None,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Watch a session until Ctrl-C, or until it is removed. Begins with what is being said now."""
-    from atrio_server.cli.connect import Target, run_with_client
     from atrio_server.cli.lines import JsonLines as Lines
     from atrio_server.cli.transcript import Transcript
 
@@ -53,7 +50,7 @@ def tail(
                         return 0
                 last = stream.position  # its workspace was closed, and opens afresh
 
-    return run_with_client(Target(server=server, token_file=token_file, state_dir=state_dir), work)
+    return target.with_client(work)
 
 
 def _position(text: str) -> "Position":

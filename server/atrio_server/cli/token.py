@@ -8,7 +8,7 @@ import sys
 
 from cyclopts import App
 
-from atrio_server.cli.options import StateDirOption
+from atrio_server.cli.options import StateDirOption, Target
 
 __all__ = ["app"]
 
@@ -18,7 +18,6 @@ app = App(name="token", help="Show or replace the token that opens the server.")
 @app.command
 def show(*, state_dir: StateDirOption = None) -> int:
     """Print the token; it is made if there is none yet."""
-    from atrio_server.cli.connect import Target
     from atrio_server.statedir import make_state_dir
     from atrio_server.token import load_or_make_token
 
@@ -31,7 +30,6 @@ def show(*, state_dir: StateDirOption = None) -> int:
 @app.command
 def rotate(*, state_dir: StateDirOption = None) -> int:
     """Replace the token by a fresh one and print it."""
-    from atrio_server.cli.connect import Target
     from atrio_server.cli.output import say
     from atrio_server.statedir import make_state_dir, running_server
     from atrio_server.token import rotate_token

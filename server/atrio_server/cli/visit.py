@@ -6,21 +6,20 @@ both: Ctrl-C cancels what runs, and a second one in a row leaves.
 """
 
 import codecs
-import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import trio
 
 from atrio_protocol.errors import WireError
 from atrio_protocol.methods import SessionNewParams, SessionParams
-from atrio_server.cli.connect import Target, find_session, newest_session, open_connection, open_workspace
+from atrio_server.cli.connect import find_session, newest_session, open_connection, open_workspace, real_directory
 from atrio_server.cli.failure import Exit
+from atrio_server.cli.options import Target
 from atrio_server.cli.talk import Talk
 from atrio_server.cli.terminal.keys import Keyboard, open_keyboard, read_input
 from atrio_server.cli.terminal.paper import Paper, is_interactive, open_paper
@@ -52,7 +51,7 @@ async def visit(order: Visit, target: Target) -> int:
         keyboard = stack.enter_context(open_keyboard(pastes=True)) if on_screen else None
         async with open_connection(target) as client:
             session_id, made = await _find(client, order)
-            talk = Talk(client, session_id, paper, history=order.history, directory=_real(order.directory))
+            talk = Talk(client, session_id, paper, history=order.history, directory=real_directory(order.directory))
             try:
                 return await _Guest(talk, paper, keyboard).stay(fresh=made)
             finally:
@@ -189,7 +188,3 @@ async def _stdin_lines() -> AsyncGenerator[str]:
             yield line[:LONGEST_LINE]
     if rest:
         yield rest[:LONGEST_LINE]
-
-
-def _real(directory: str | None) -> str:
-    return os.path.realpath(Path(directory or "."))

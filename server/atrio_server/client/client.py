@@ -22,10 +22,10 @@ from atrio_protocol.errors import error_from_object
 from atrio_protocol.jsonrpc import Notification, Response, encode_notification, encode_request, parse_message
 from atrio_protocol.limits import HISTORY_LIMIT_DEFAULT
 from atrio_protocol.methods import (
+    METHODS,
     CancelRequestParams,
     InitializeParams,
     InitializeResult,
-    Method,
     PeerInfo,
     Position,
 )
@@ -115,11 +115,11 @@ class Client(TypedCalls):
             stream.attach_soon()
         return stream
 
-    async def _call(self, row: Method, params: WireStruct) -> WireStruct:
+    async def _call(self, method: str, params: WireStruct) -> WireStruct:
         if self._ended is not None:
             raise self._ended
         request_id = self._pending.next_id()
-        frame = encode_request(request_id, row.name, params)
+        frame = encode_request(request_id, method, params)
         limit_bytes = self.server.limits.max_frame_bytes
         if len(frame) > limit_bytes:
             raise FrameTooLarge(f"the request is larger than the {limit_bytes} bytes that the server takes")
@@ -130,7 +130,7 @@ class Client(TypedCalls):
             answers.append(answer)
             came.set()
 
-        self._pending.add(request_id, frame.decode(), done, method=row.name, repeatable=may_repeat(row.name, params))
+        self._pending.add(request_id, frame.decode(), done, method=method, repeatable=may_repeat(method, params))
         if self._link is not None:
             self._pending.send(request_id, self._link)
         try:
@@ -142,7 +142,7 @@ class Client(TypedCalls):
             case Exception() as error:
                 raise error
             case result:
-                return msgspec.json.decode(result, type=row.result)
+                return msgspec.json.decode(result, type=METHODS[method].result)
 
     def _give_up(self, request_id: str) -> None:
         if self._link is not None and self._pending.tries(request_id):

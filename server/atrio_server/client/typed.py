@@ -157,11 +157,7 @@ class TypedCalls:
             FrameTooLarge: It is larger than the server takes; nothing was sent.
             ServerGone: There is no server any more.
         """
-        return await self.call_row(m.METHODS[method], params)
+        return await self._call(method, params)
 
-    async def call_row(self, row: m.Method, params: WireStruct) -> WireStruct:
-        """The same, by a row of a table of methods; for those that not every server has."""
-        return await self._call(row, params)
-
-    async def _call(self, row: m.Method, params: WireStruct) -> WireStruct:
+    async def _call(self, method: str, params: WireStruct) -> WireStruct:
         raise NotImplementedError

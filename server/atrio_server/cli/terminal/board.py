@@ -34,10 +34,6 @@ class Board:
         self.children: set[str] = set()
         """The sessions of sub-agents that these calls started."""
 
-    def is_new(self, call: ToolCallPart) -> bool:
-        """Whether this call was never told of as going on."""
-        return call.tool_call_id not in self._going and call.tool_call_id not in self._ended
-
     def call(self, message_id: str, index: int, call: ToolCallPart) -> list[Row]:
         """A call as it stands now; gives the rows of its end, once."""
         if call.child_session_id:

@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from atrio_protocol.parts import Diff
-from atrio_server.cli.terminal.clean import stripped
 from atrio_server.cli.terminal.rows import Row, Span, Style, row
 
 __all__ = ["counts", "diff_rows", "short_path"]
@@ -32,7 +31,7 @@ def diff_rows(diff: Diff, *, directory: str = "", max_lines: int = 40) -> list[R
         if sign == "@":
             rows.append(row("  ", ("   ⋮", "dim")))
         else:
-            rows.append(row("  ", (f"{number:>4} ", "dim"), (f"{sign} {stripped(text)}".rstrip(), style)))
+            rows.append(row("  ", (f"{number:>4} ", "dim"), (f"{sign} {text}".rstrip(), style)))
     if len(lines) > max_lines:
         rows.append(row("  ", (f"     … {len(lines) - max_lines} more lines", "dim")))
     return rows

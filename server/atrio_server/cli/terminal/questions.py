@@ -14,7 +14,7 @@ from atrio_protocol.events import PermissionResolved
 from atrio_protocol.parts import Diff
 from atrio_protocol.struct import given
 from atrio_protocol.things import Permission, PermissionKind, PermissionOutcome
-from atrio_server.cli.terminal.clean import flat, stripped
+from atrio_server.cli.terminal.clean import flat
 from atrio_server.cli.terminal.diffs import diff_rows, short_path
 from atrio_server.cli.terminal.rows import Row, Span, indented, row
 
@@ -63,11 +63,12 @@ def question_rows(permission: Permission, *, directory: str = "", whole: bool = 
     most = 1_000_000 if whole else DIFF_LINES
     diffs: tuple[Diff, ...] = given(permission.diffs, ())
     path = given(permission.path, "")
-    detail = stripped(given(permission.detail, "")).strip("\n")
+    # Not as a terminal would show it in the end: what a control code hides there is run or written all the same.
+    detail = given(permission.detail, "").strip("\n")
     if diffs:
         detail = _COUNTS.sub("", detail)
     if permission.name == "shell" and not detail:
-        detail = stripped(str(permission.input.get("command", ""))).strip("\n")
+        detail = str(permission.input.get("command", "")).strip("\n")
     if path and path not in {diff.path for diff in diffs}:
         rows.append(row("  ", (short_path(path, directory), "")))
     if detail and detail not in flat(permission.title):  # a short command is whole in the title
@@ -78,7 +79,7 @@ def question_rows(permission: Permission, *, directory: str = "", whole: bool = 
     for diff in diffs:
         rows += diff_rows(diff, directory=directory, max_lines=most)
     if not diffs and not detail and not path and permission.input:
-        rows.append(row("  ", (stripped(flat(json.dumps(permission.input, ensure_ascii=False))), "")))
+        rows.append(row("  ", flat(json.dumps(permission.input, ensure_ascii=False), max_chars=most if whole else 300)))
     return rows
 
 
