@@ -5,8 +5,9 @@ chosen commit, a bug in a piece of the agent, a deadline that passes.
 """
 
 import json
-from collections.abc import AsyncGenerator, Collection
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import trio
 from atrio_agent.briefing import Briefer, Briefing, rules
 from atrio_agent.coordinator import Coordinator, open_coordinator
 from atrio_agent.gates import Gates
-from atrio_agent.models.base import Model
+from atrio_agent.models.base import Model, ModelEvent, ModelRequest
 from atrio_agent.models.choose import Models
 from atrio_agent.models.script import parse_script
 from atrio_agent.models.scripted import ScriptedModel
@@ -32,7 +33,7 @@ from atrio_protocol.methods import Position
 from atrio_protocol.things import Delivery
 from atrio_protocol.who import Author
 
-__all__ = ["ALICE", "BOB", "Core", "RulesAlone", "events_of", "open_core", "terminals"]
+__all__ = ["ALICE", "BOB", "Core", "PlayedModel", "RulesAlone", "events_of", "open_core", "terminals"]
 
 Json = dict[str, Any]
 
@@ -40,6 +41,24 @@ ALICE = Author(client_id="a", name="Alice")
 BOB = Author(client_id="b", name="Bob")
 LIMIT_S = 100_000
 """Virtual seconds after which a test is given up."""
+
+
+class PlayedModel(ABC):
+    """A model that a test makes up: `_events` says what it answers to each request."""
+
+    model_id = provider = "test"
+    context_size: int | None = None
+    takes_images = False
+
+    def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
+        return self._stream(request)
+
+    @asynccontextmanager
+    async def _stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
+        yield self._events(request)
+
+    @abstractmethod
+    def _events(self, request: ModelRequest) -> AsyncIterator[ModelEvent]: ...
 
 
 class OneModel:

@@ -4,11 +4,14 @@ from typing import Any
 
 from wire.client import Wire
 
-__all__ = ["GATED", "PLAIN", "STREAMING", "new_session", "rows", "shape", "terminals"]
+__all__ = ["CANCELLED_AT_A_CALL", "GATED", "PLAIN", "STREAMING", "new_session", "rows", "shape", "terminals"]
 
 GATED = {"match": "^gated", "responses": [[{"gate": "go"}, {"say": "done: {{prompt}}"}]]}
 STREAMING = {"match": "^stream", "responses": [[{"say": "partial "}, {"gate": "go"}, {"say": "rest"}]]}
 PLAIN = {"responses": [[{"say": "{{prompt}}"}]]}
+
+CANCELLED_AT_A_CALL = [("user", None), ("assistant", "tool_use"), ("tool", None), ("assistant", "cancelled")]
+"""The `shape` of a session whose only run was cancelled while it called a tool."""
 
 
 async def new_session(wire: Wire, workspace: str, **params: Any) -> str:

@@ -17,7 +17,7 @@ from wire.client import Wire, connect
 from wire.conftest import Harness
 from wire.process import spawn
 from wire.questions import answer, asked, asking, shell
-from wire.steps import PLAIN, new_session, rows, shape, terminals
+from wire.steps import CANCELLED_AT_A_CALL, PLAIN, new_session, rows, shape, terminals
 
 Json = dict[str, Any]
 
@@ -121,12 +121,7 @@ async def test_a_closing_workspace_refuses_cancels_waits_saves_and_closes_in_thi
         # Saved: what the next opening reads.
         await wire.call("workspace/open", path=str(bench.directory))
         messages = await rows(wire, session)
-        assert shape(messages) == [
-            ("user", None),
-            ("assistant", "tool_use"),
-            ("tool", None),
-            ("assistant", "cancelled"),
-        ]
+        assert shape(messages) == CANCELLED_AT_A_CALL
         call, result = messages[1]["parts"][0], messages[2]["parts"][0]
         assert (call["status"], call["permission"]) == ("cancelled", {"kind": "policy"})
         assert result["isError"] and result["toolCallId"] == call["toolCallId"]

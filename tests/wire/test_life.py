@@ -6,7 +6,7 @@ import trio
 from atrio_server.service import Running
 from wire.client import Wire, connect
 from wire.conftest import Harness
-from wire.steps import GATED, PLAIN, new_session, rows, shape, terminals
+from wire.steps import CANCELLED_AT_A_CALL, GATED, PLAIN, new_session, rows, shape, terminals
 
 
 async def cut(wire: Wire) -> None:
@@ -41,12 +41,7 @@ async def test_a_closing_workspace_cancels_waits_and_saves_before_it_ends(bench:
             run = (await wire.call("run/get", runId="one"))["run"]
             assert (run["state"], run["stopReason"]) == ("completed", "cancelled")
             messages = await rows(wire, session)
-            assert shape(messages) == [
-                ("user", None),
-                ("assistant", "tool_use"),
-                ("tool", None),
-                ("assistant", "cancelled"),
-            ]
+            assert shape(messages) == CANCELLED_AT_A_CALL
             call, result = messages[1]["parts"][1], messages[2]["parts"][0]
             assert (call["status"], call["input"]) == ("cancelled", {})
             assert result["isError"] and result["toolCallId"] == call["toolCallId"]

@@ -6,7 +6,7 @@ import pytest
 
 from wire.client import Wire, connect
 from wire.conftest import Harness
-from wire.steps import PLAIN, new_session, rows, shape, terminals
+from wire.steps import CANCELLED_AT_A_CALL, PLAIN, new_session, rows, shape, terminals
 from wire.test_permissions import answer, asked
 
 Json = dict[str, Any]
@@ -122,12 +122,7 @@ async def test_a_cancel_of_the_root_ends_the_child_first(bench: Harness) -> None
         assert ends == [run["runId"], "root"]
         assert (await wire.call("test/gates"))["waiting"] == []
         messages = await rows(wire, session)
-        assert shape(messages) == [
-            ("user", None),
-            ("assistant", "tool_use"),
-            ("tool", None),
-            ("assistant", "cancelled"),
-        ]
+        assert shape(messages) == CANCELLED_AT_A_CALL
         assert messages[1]["parts"][0]["status"] == "cancelled" and messages[2]["parts"][0]["isError"]
         await wire.prompt(session, "next", runId="next")
         assert (await wire.completed(session, "next"))["text"] == "next"

@@ -63,7 +63,7 @@ _BY_KIND: Final[dict[str, tuple[Exit, str]]] = {
     "queue_full": (Exit.OTHER, "wait for some to end, or cancel them with `atrio cancel SESSION`"),
     "idempotency_conflict": (Exit.OTHER, ""),
     "provider_error": (Exit.MODEL, "what was said until then is kept; `atrio run -c` goes on from there"),
-    "provider_auth": (Exit.MODEL, "check the provider's key in the server's environment or configuration"),
+    "provider_auth": (Exit.MODEL, "check the key of the provider, in the server's environment or configuration"),
     "provider_rate_limited": (Exit.MODEL, "try again later"),
     "provider_unreachable": (
         Exit.MODEL,

@@ -1,8 +1,7 @@
 """When a conversation is summed up, of what the summary is made, and what the model is told afterwards."""
 
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -30,28 +29,20 @@ from atrio_agent.store.memory import MemoryDisk
 from atrio_agent.transcript import transcript_of
 from atrio_protocol.content import ImageBlock, TextBlock, prompt_text
 from atrio_protocol.errors import ContextOverflow, ProviderError, RunError
-from core_rig import ALICE, Core, open_core, terminals
+from core_rig import ALICE, Core, PlayedModel, open_core, terminals
 
 CONTEXT = 1_000
 
 
-class Playing:
+class Playing(PlayedModel):
     """A model with a context of a thousand tokens; each answer is a list of events, or an error."""
 
-    model_id, provider, context_size = "playing", "test", CONTEXT
-    takes_images = False
+    context_size = CONTEXT
 
     def __init__(self, *answers: Any, summaries: tuple[Any, ...] = ()) -> None:
         self.answers = list(answers)
         self.summaries = list(summaries)
         self.requests: list[ModelRequest] = []
-
-    def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
-        return self._stream(request)
-
-    @asynccontextmanager
-    async def _stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
-        yield self._events(request)
 
     async def _events(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         await trio.lowlevel.checkpoint()

@@ -1,7 +1,6 @@
 """What one turn does: retries, bounds, loops, and what the model gets to know of a broken past."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,27 +23,17 @@ from atrio_agent.models.base import (
 from atrio_protocol.content import TextBlock
 from atrio_protocol.parts import ToolCallPart, ToolResultPart
 from atrio_protocol.things import Message
-from core_rig import open_core, terminals
+from core_rig import PlayedModel, open_core, terminals
 
 PATIENCE = {"kind": "provider_rate_limited", "retryable": True}
 
 
-class Repeating:
+class Repeating(PlayedModel):
     """A model that calls a tool that is not there, again and again; the same one, or another each time."""
-
-    model_id, provider, context_size = "repeating", "test", None
-    takes_images = False
 
     def __init__(self, *, always_the_same: bool) -> None:
         self.always_the_same = always_the_same
         self.requests = 0
-
-    def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
-        return self._stream(request)
-
-    @asynccontextmanager
-    async def _stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
-        yield self._events(request)
 
     async def _events(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         await trio.lowlevel.checkpoint()

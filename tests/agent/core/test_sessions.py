@@ -1,7 +1,6 @@
 """Sessions as things: what a cancel covers, deleting, unloading, titles, snapshots."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from atrio_agent.tools.registry import read_only_tools
 from atrio_protocol.errors import QueueFull, SessionBusy, SessionNotFound
 from atrio_protocol.events import Notice
 from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
-from core_rig import ALICE, BOB, Core, events_of, open_core, terminals
+from core_rig import ALICE, BOB, Core, PlayedModel, events_of, open_core, terminals
 
 GATED = {"match": "gated", "responses": [[{"say": "some "}, {"gate": "go"}, {"say": "more"}]]}
 STEPS = {
@@ -28,22 +27,12 @@ STEPS = {
 PLAIN = {"responses": [[{"say": "{{prompt}}"}]]}
 
 
-class Titled:
+class Titled(PlayedModel):
     """A model that answers, and whose titles are something special: a bug, or slow."""
-
-    model_id, provider, context_size = "titled", "test", None
-    takes_images = False
 
     def __init__(self, *, title: str | None, after_s: float = 0) -> None:
         self.title = title
         self.after_s = after_s
-
-    def stream(self, request: ModelRequest) -> AbstractAsyncContextManager[AsyncIterator[ModelEvent]]:
-        return self._stream(request)
-
-    @asynccontextmanager
-    async def _stream(self, request: ModelRequest) -> AsyncGenerator[AsyncIterator[ModelEvent]]:
-        yield self._events(request)
 
     async def _events(self, request: ModelRequest) -> AsyncIterator[ModelEvent]:
         await trio.sleep(self.after_s if request.purpose == "title" else 0)
