@@ -147,6 +147,16 @@ async def test_a_provider_that_cannot_be_reached_is_a_problem_unless_nobody_is_a
     assert (await looked(atrio, "--offline", **address))[0] == 0
 
 
+async def test_a_model_that_cannot_be_used_is_a_problem_also_where_a_server_runs(atrio: Atrio) -> None:
+    wanted = {"ATRIO_MODEL": "anthropic/any", "OPENAI_API_KEY": "sk-123"}
+    code, found = await looked(atrio, "--offline", **wanted)
+    assert (code, found["model"]["state"], found["keys"]["detail"]) == (1, "problem", "OPENAI_API_KEY")
+    async with atrio.started("serve", **wanted) as server:
+        await server.read_out("ready")
+        found = await problem_in(atrio, "model", ATRIO_MODEL="demo")
+    assert "set ANTHROPIC_API_KEY" in found["detail"]
+
+
 @pytest.mark.parametrize(("status", "state"), [("200 OK", "ok"), ("404 No", "ok"), ("401 No", "problem")])
 async def test_a_provider_is_asked_once_with_the_key(atrio: Atrio, status: str, state: str) -> None:
     heads: list[bytes] = []

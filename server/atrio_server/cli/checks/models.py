@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from atrio_agent.gates import Gates
+from atrio_agent.models.anthropic import ANTHROPIC_URL
 from atrio_agent.models.choose import Models, open_models
 from atrio_agent.models.connection import Connection
 from atrio_agent.models.offers import Offer, offers_in
+from atrio_agent.models.openai import OPENAI_URL
 from atrio_protocol.errors import RunError, WireError
 from atrio_protocol.methods import ModelInfo
-from atrio_protocol.struct import given
+from atrio_protocol.struct import UNSET, given
 from atrio_server.cli.checks.finding import Finding, ok, problem, warning
 from atrio_server.cli.checks.server import ServerSeen
 from atrio_server.config import Settings
@@ -30,6 +32,8 @@ __all__ = ["PROVIDER_S", "check_models"]
 PROVIDER_S: Final = 5.0
 """How long a provider may take to answer."""
 
+_USUAL_URLS: Final = {ANTHROPIC_URL, OPENAI_URL}
+_NAME_ANOTHER: Final = "mend that, or name another model: `atrio models` lists them, and demo always works"
 _SET_KEY: Final = "set OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENROUTER_API_KEY, or start Ollama"
 
 
@@ -52,7 +56,7 @@ async def check_models(
     """
     async with _opened(settings, environ, origins) as models:
         used = seen.model or _choice(models)
-        findings = [_used(used, models, seen)]
+        findings = [_used(used, models, seen, is_named=settings.model == used.model_id)]
         local = tuple(model.model_id for model in models.listing() if model.provider in {"ollama", "local"})
     offers = [offer for offer in offers_in(environ, origins) if offer.reason]
     findings.append(_keys(offers))
@@ -83,31 +87,31 @@ def _choice(models: Models) -> ModelInfo:
     return next(model for model in models.listing() if model.default)
 
 
-def _used(used: ModelInfo, models: Models, seen: ServerSeen) -> Finding:
+def _used(used: ModelInfo, models: Models, seen: ServerSeen, *, is_named: bool) -> Finding:
     """The model of whoever names none."""
     whose = " (the running server's)" if seen.model is not None else ""
     detail = f"{used.model_id}{whose}: {given(used.reason, '')}".rstrip(": ")
     if seen.unseen_key:
         return warning("model", detail, seen.unseen_key)
     if used.provider == "demo":
-        named = seen.model is None and models.default_id == "demo" and not models.reason.startswith("No key")
-        return ok("model", detail) if named else warning("model", detail, _SET_KEY)
+        return ok("model", detail) if is_named else warning("model", detail, _SET_KEY)
+    if seen.model is not None and used.takes_images is UNSET:
+        # A server that could make nothing of the model knows nothing of it either; its reason says why.
+        return problem("model", detail, _NAME_ANOTHER)
     if seen.model is None:
         try:
             models.get(None)
         except WireError as exc:
-            return problem("model", f"{used.model_id} cannot be used: {exc.message}", "`atrio models` lists the others")
+            return problem("model", exc.message, _NAME_ANOTHER)
     return ok("model", detail)
 
 
 def _keys(offers: list[Offer]) -> Finding:
     """By which variables or files keys are set."""
-    named = [
-        name
-        for offer in offers
-        for name in (offer.connection.address.key_name, offer.connection.address.url_name)
-        if name and (name != offer.connection.address.key_name or offer.connection.address.key)
-    ]
+    named: list[str] = []
+    for address in (offer.connection.address for offer in offers):
+        named += [address.key_name] if address.key else []
+        named += [address.url_name] if address.url_name and address.base_url not in _USUAL_URLS else []
     return ok("keys", ", ".join(named) if named else "none is set")
 
 
