@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 from cyclopts import Parameter
 
-from atrio_server.cli.options import Dir, JsonLines, ServerUrl, StateDirOption, TokenFile
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from atrio_server.cli.checks.finding import Finding
-    from atrio_server.cli.connect import Target
 
 __all__ = ["doctor"]
 
@@ -33,19 +32,15 @@ def doctor(
     directory: Dir = None,
     offline: Annotated[bool, Parameter(help="Ask no provider.")] = False,
     json: JsonLines = False,
-    server: ServerUrl = None,
-    token_file: TokenFile = None,
-    state_dir: StateDirOption = None,
+    target: Target = OWN_SERVER,
 ) -> int:
     """Look at everything that Atrio stands on, and say how to mend what is wrong."""
     import trio
 
     from atrio_server.cli.config import project_root
-    from atrio_server.cli.connect import Target
     from atrio_server.cli.failure import Exit
     from atrio_server.cli.output import say
 
-    target = Target(server=server, token_file=token_file, state_dir=state_dir)
     findings = trio.run(_look, target, project_root(directory), offline, _show_json if json else _show)
     problems = sum(finding.state == "problem" for finding in findings)
     warnings = sum(finding.state == "warning" for finding in findings)
@@ -54,7 +49,7 @@ def doctor(
     return Exit.OTHER if problems else Exit.OK
 
 
-async def _look(target: "Target", root: "Path", offline: bool, show: "Callable[[Finding], None]") -> "list[Finding]":
+async def _look(target: Target, root: "Path", offline: bool, show: "Callable[[Finding], None]") -> "list[Finding]":
     """Make all checks, one after the other, and show what each finds as it is found."""
     import os
     from dataclasses import replace
@@ -119,11 +114,9 @@ def _tried(name: str, check: "Callable[[T], Finding]", what: "T") -> "Finding":
 
 
 def _show_json(finding: "Finding") -> None:
-    import msgspec
-
     from atrio_server.cli.output import print_json
 
-    print_json(msgspec.json.encode(finding))
+    print_json(finding)
 
 
 def _show(finding: "Finding") -> None:

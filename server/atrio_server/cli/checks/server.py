@@ -16,8 +16,9 @@ from atrio_protocol.struct import given
 from atrio_protocol.things import McpState
 from atrio_protocol.version import VERSION
 from atrio_server.cli.checks.finding import Finding, ok, problem, warning
-from atrio_server.cli.connect import Target, open_connection
+from atrio_server.cli.connect import open_connection
 from atrio_server.cli.failure import Failure
+from atrio_server.cli.options import Target
 from atrio_server.cli.which_model import default_model, unseen_key
 from atrio_server.client import Client, ClientError
 from atrio_server.discover import Found, find_server
