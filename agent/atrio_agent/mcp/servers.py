@@ -11,6 +11,7 @@ import gc
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Final
@@ -34,8 +35,6 @@ WAITS_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 _LATE: Final = ("anyio._backends._trio", "encodings.idna")
 """What the SDK would import within the first request, while the event loop waits."""
-
-_importing: Final = trio.CapacityLimiter(1)
 
 
 class Mcp:
@@ -121,17 +120,19 @@ async def open_mcp(
         for server in configured
     )
     mcp = Mcp(keepers)
+    # Its own: a thread that is left behind holds its place, and must not hold that of other workspaces.
+    opener = partial(_opener, trio.CapacityLimiter(1))
     async with trio.open_nursery() as nursery:
         for keeper in keepers:
-            nursery.start_soon(keeper.run, _opener, name=f"mcp {keeper.server.name}")
+            nursery.start_soon(keeper.run, opener, name=f"mcp {keeper.server.name}")
         try:
             yield mcp
         finally:
             mcp.close()
 
 
-async def _opener() -> OpenLink:
-    return await trio.to_thread.run_sync(_import, limiter=_importing, abandon_on_cancel=True)
+async def _opener(importing: trio.CapacityLimiter) -> OpenLink:
+    return await trio.to_thread.run_sync(_import, limiter=importing, abandon_on_cancel=True)
 
 
 def _import() -> OpenLink:
