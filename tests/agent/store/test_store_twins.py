@@ -294,8 +294,10 @@ def test_what_is_made_smaller_while_it_waits_says_the_same(script: list[tuple[Op
     whole, small = MemoryDisk(), MemoryDisk()
     for disk in (whole, small):
         disk.repair(everything)
-    wanted = [call for call in script if not any(isinstance(op, AcceptRun | CompleteRun) for op in call)]
+    # A fork makes ids at random, so two of the same are never alike.
+    wanted = [call for call in script if not any(isinstance(op, AcceptRun | CompleteRun | ForkSession) for op in call)]
     wanted = [call for call in wanted if not any(isinstance(op, AppendText) and "\ud800" in op.text for op in call)]
+    wanted = [call for call in wanted if not any(isinstance(op, PutFileVersion) and "\ud800" in op.path for op in call)]
 
     for disk, given_calls in ((whole, wanted), (small, coalesced(wanted))):
         disk.commit(given_calls, claim=lambda _: {}, free=lambda _: None)
