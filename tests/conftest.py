@@ -8,11 +8,14 @@ the test itself, far below that.
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+
+from scale import TRIED, Scale
 
 FOREIGN_PREFIXES = ("ATRIO_", "ANTHROPIC_", "OPENAI_", "OPENROUTER_", "OLLAMA_")
 
@@ -24,6 +27,33 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("atrio")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the random tests in tests/torture and tests/attack."""
+    group = parser.getgroup("atrio")
+    group.addoption("--long", action="store_true", help="try the random tests at full length (an hour or more)")
+    group.addoption("--seed", type=int, default=1, help="seed of the random tests; the default is 1")
+
+
+@pytest.fixture
+def scale(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> Scale:
+    """How much to try, and the random numbers to try it with."""
+    return Scale(pytestconfig.getoption("--seed"), pytestconfig.getoption("--long"), record_property)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what the random tests have tried."""
+    tried = [
+        str(value)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == TRIED and report.when == "call"
+    ]
+    if tried:
+        terminalreporter.section(f"tried with seed {config.getoption('--seed')}")
+        for line in tried:
+            terminalreporter.write_line(line)
 
 
 def pytest_configure(config: pytest.Config) -> None:
