@@ -39,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def scale(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> Scale:
     """How much to try, and the random numbers to try it with."""
-    return Scale(pytestconfig.getoption("--seed"), pytestconfig.getoption("--long"), record_property)
+    return Scale(pytestconfig.option.seed, pytestconfig.option.long, record_property)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -51,7 +51,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         if name == TRIED and report.when == "call"
     ]
     if tried:
-        terminalreporter.section(f"tried with seed {config.getoption('--seed')}")
+        terminalreporter.section(f"tried with seed {config.option.seed}")
         for line in tried:
             terminalreporter.write_line(line)
 
