@@ -5,7 +5,8 @@ on both streams if it differs, with a higher `rev`. So no other part has to know
 which change is worth an event, and no two of them say the same thing twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -58,6 +59,14 @@ def without_text(run: Run) -> Run:
     return msgspec.structs.replace(run, text=UNSET)
 
 
+@dataclass(slots=True)
+class _Storing:
+    """A field whose new value is being stored: what people see meanwhile, and how many changes are under way."""
+
+    shown: object
+    changes: int = 0
+
+
 class Profile:
     """The living row of a loaded session."""
 
@@ -70,14 +79,15 @@ class Profile:
         self._activity = activity
         self._titled = False
         self._closed = False
+        self._storing: dict[str, _Storing] = {}
         self.row = row
         self._said = self._worth_an_event()
 
     def view(self) -> Session:
-        """The session as it stands."""
+        """The session as it stands. What is not stored yet is not shown."""
         state, queued = self._activity()
         return session_view(
-            self.row,
+            self._shown(),
             self._ground.workspace_id,
             state=state,
             queued=queued,
@@ -109,8 +119,9 @@ class Profile:
         return self._store_soon(model=model_id)
 
     def _store_soon(self, **fields: object) -> Errand[None]:
-        """Change fields, tell once they are stored; taken back (`StoreFailed`) if they cannot be."""
-        before = {name: getattr(self.row, name) for name in fields}
+        """Change fields, show them once they are stored; taken back (`StoreFailed`) if they cannot be."""
+        for name in fields:
+            self._storing.setdefault(name, _Storing(getattr(self.row, name))).changes += 1
         self._change(**fields)
         commit = self._ground.store.write_soon(PutSession(row=self.row))
 
@@ -118,14 +129,30 @@ class Profile:
             try:
                 await commit.wait()
             except StoreFailed:
-                # Only where nobody has changed it again since.
-                ours = {name: before[name] for name, value in fields.items() if getattr(self.row, name) == value}
-                self._change(**ours)
+                self._settle(fields, stored=False)
+                # Another write may have taken the new values along.
+                self._ground.store.write_later(PutSession(row=self.row))
                 self.refresh()
                 raise
+            self._settle(fields, stored=True)
             self.refresh()
 
         return self._ground.errands.start(tell, name="change session")
+
+    def _settle(self, fields: Mapping[str, object], *, stored: bool) -> None:
+        """A change of these fields is stored, or has failed. The last of several decides what the row has."""
+        for name, value in fields.items():
+            storing = self._storing[name]
+            storing.changes -= 1
+            if stored:
+                storing.shown = value
+            if not storing.changes:
+                del self._storing[name]
+                self._change(**{name: storing.shown})
+
+    def _shown(self) -> SessionRow:
+        """The row without what is still being stored."""
+        return msgspec.structs.replace(self.row, **{name: one.shown for name, one in self._storing.items()})
 
     def prompted(self, prompt: tuple[ContentBlock, ...]) -> None:
         """A prompt was accepted. The first one names the session, until there is a better name."""
@@ -196,5 +223,5 @@ class Profile:
         self.row = msgspec.structs.replace(self.row, **fields)
 
     def _worth_an_event(self) -> tuple[object, ...]:
-        viewers = self._ground.viewers(self.row.session_id)
-        return (*self._activity(), viewers, self.row.title, self.row.model, self.row.usage)
+        shown = self._shown()
+        return (*self._activity(), self._ground.viewers(shown.session_id), shown.title, shown.model, shown.usage)

@@ -84,8 +84,9 @@ class Pending:
             request.done(answer)
 
     def tries(self, request_id: str) -> int:
-        """How often a request was written, over all connections."""
-        return self._requests[request_id].tries
+        """How often a request that waits was written, over all connections; 0 if none waits (any more)."""
+        request = self._requests.get(request_id)
+        return 0 if request is None else request.tries
 
     def connection_lost(self) -> None:
         """Sort out what waits for the next connection, and answer the rest."""

@@ -72,7 +72,7 @@ async def test_a_title_that_comes_after_the_deletion_is_not_told(autojump_clock:
         assert session.session_id not in core.disk.sessions
 
 
-async def test_a_title_that_cannot_be_stored_is_taken_back_and_told_so(autojump_clock: MockClock) -> None:
+async def test_a_title_that_cannot_be_stored_is_taken_back_and_told_to_nobody(autojump_clock: MockClock) -> None:
     async with open_core() as core:
         profile = core.session.profile
         core.disk.fail_commits(having=PutSession)
@@ -81,7 +81,7 @@ async def test_a_title_that_cannot_be_stored_is_taken_back_and_told_so(autojump_
         with pytest.raises(StoreFailed):
             await change.wait()
         told = [event["session"]["title"] for event in core.events if event["type"] == "session.updated"]
-        assert (profile.row.title, told[-1]) == ("core", "core")
+        assert (profile.row.title, "new" in told) == ("core", False)
 
 
 async def test_a_title_that_cannot_be_stored_leaves_a_later_one_alone(autojump_clock: MockClock) -> None:
@@ -97,6 +97,42 @@ async def test_a_title_that_cannot_be_stored_leaves_a_later_one_alone(autojump_c
         await second.wait()
         assert core.session.profile.row.title == "second"
         assert core.disk.sessions[core.session.session_id].row.title == "second"
+
+
+async def test_a_title_is_shown_once_it_is_stored(autojump_clock: MockClock) -> None:
+    async with open_core() as core:
+        profile = core.session.profile
+        core.disk.hold_commits()
+        change = profile.set_title_soon("new")
+        await core.disk.wait_for_commit()
+        shown = profile.view()
+        assert (shown.title, shown.rev) == ("core", profile.row.rev)
+        core.prompt("hello")
+        core.disk.release_commit()
+        await change.wait()
+        assert (profile.view().title, profile.view().rev > shown.rev) == ("new", True)
+        core.disk.open_gate()
+    told = {event["session"]["rev"]: event["session"]["title"] for event in core.events if "session" in event}
+    assert all(title == ("core" if rev <= shown.rev else "new") for rev, title in told.items())
+
+
+async def test_the_last_of_several_titles_that_could_be_stored_stays(autojump_clock: MockClock) -> None:
+    async with open_core() as core:
+        profile = core.session.profile
+        core.disk.hold_commits()
+        stored = profile.set_title_soon("stored")
+        await core.disk.wait_for_commit()
+        lost = profile.set_title_soon("lost")
+        core.disk.release_commit()
+        await stored.wait()
+        assert profile.view().title == "stored"
+        core.disk.fail_commits(having=PutSession)
+        core.disk.open_gate()
+        with pytest.raises(StoreFailed):
+            await lost.wait()
+        await trio.sleep(1)
+        assert (profile.row.title, profile.view().title) == ("stored", "stored")
+        assert core.disk.sessions[core.session.session_id].row.title == "stored"
 
 
 async def test_a_session_whose_deletion_fails_is_there_again(autojump_clock: MockClock) -> None:

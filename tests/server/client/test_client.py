@@ -428,6 +428,23 @@ async def test_a_call_that_is_given_up_tells_the_server(autojump_clock: MockCloc
     assert note[0] == "$/cancel_request"
 
 
+async def test_a_call_may_be_given_up_in_the_moment_in_which_its_answer_comes(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with connected(server) as client:
+        server.deaf = True
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                await client.call("ping", m.NoParams())
+
+            nursery.start_soon(ask)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            client.frame_came('{"jsonrpc":"2.0","id":"1","result":{}}')
+        server.deaf = False
+        await client.call("ping", m.NoParams())
+
+
 async def test_what_is_too_large_for_the_server_is_not_sent(autojump_clock: MockClock) -> None:
     server = FakeServer()
     async with connected(server) as client:
