@@ -80,11 +80,15 @@ class Rig:
 
 
 @asynccontextmanager
-async def servers(root: Path, *configured: McpServer, waits_s: tuple[float, ...] = (0.0,)) -> AsyncGenerator[Rig]:
+async def servers(
+    root: Path, *configured: McpServer, waits_s: tuple[float, ...] = (0.0,), secrets: tuple[str, ...] = ()
+) -> AsyncGenerator[Rig]:
     """Servers of a workspace, in a limited time."""
     rig = Rig(root)
     with trio.fail_after(LIMIT_S):
-        async with open_mcp(configured, root=root, notify=rig.notify, changed=rig.changed, waits_s=waits_s) as mcp:
+        async with open_mcp(
+            configured, root=root, notify=rig.notify, changed=rig.changed, waits_s=waits_s, secrets=secrets
+        ) as mcp:
             rig.opened(mcp)
             yield rig
 

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -34,11 +35,15 @@ from atrio_server.config import Settings
 from atrio_server.config.table import SETTINGS
 from atrio_server.config.trust import TrustStore
 from atrio_server.config.workspace import WorkspaceSettings, closed_to_tools, project_path, workspace_settings
+from atrio_server.known_secrets import KnownSecrets
 
 __all__ = ["KEY_VARIABLES", "READ_S", "Outfit", "OutfitMaker", "keys_in", "mcp_servers_of_workspace", "secrets_of"]
 
 KEY_VARIABLES: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY")
 """Variables that hold a provider's key, which no tool may give back."""
+
+ADDRESS_VARIABLES: Final = ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "OLLAMA_HOST")
+"""Variables that hold a provider's address, in which there may be a password."""
 
 READ_S: Final = 5.0
 """Seconds that reading a workspace's configuration may take."""
@@ -46,12 +51,17 @@ READ_S: Final = 5.0
 _READERS: Final = 4
 
 _SECRET_NAME: Final = re.compile(r"auth|cookie|credential|key|pass|secret|session|sig|token", re.IGNORECASE)
+_SECRET_OPTION: Final = re.compile(r"--?([a-z]+[-_])*(api[-_]?key|password|secret|token)$", re.IGNORECASE)
 _SECRET_VALUE: Final = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9_+=-]{20,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outfit:
-    """What one workspace works with. No tool may enter a ``closed`` directory. ``problems`` are told to people."""
+    """What one workspace works with.
+
+    No tool may enter a ``closed`` directory. ``secrets`` is what nothing of the
+    workspace may give back. ``problems`` are told to people.
+    """
 
     models: Models
     make_tools: Callable[[Jobs], Tools]
@@ -59,6 +69,7 @@ class Outfit:
     rules: PermissionRules
     closed: tuple[Path, ...] = ()
     mcp_servers: tuple[McpServer, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     problems: tuple[str, ...] = ()
 
 
@@ -75,15 +86,15 @@ class OutfitMaker:
     """Makes the outfits of a server's workspaces.
 
     ``environ`` is where the server's models have their keys from, and ``origins``
-    what was set instead of a variable of it. ``secrets`` is what no tool of any
-    workspace may give back.
+    what was set instead of a variable of it. ``known`` has the server's secrets, and
+    learns those of each workspace that opens.
     """
 
     settings: Settings
     environ: Mapping[str, str] = field(repr=False)
     origins: Mapping[str, str] = field(default_factory=dict[str, str])
     models: Models
-    secrets: tuple[str, ...] = field(repr=False)
+    known: KnownSecrets
     reading: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, _READERS))
 
     @asynccontextmanager
@@ -134,13 +145,12 @@ class OutfitMaker:
     def _outfit(self, found: _Read, models: Models) -> Outfit:
         settings = found.settings
         servers, problems = mcp_servers_of_workspace(settings.mcp_servers)
-        redactor = Redactor(
-            (
-                *self.secrets,
-                *keys_in(settings.provider_values),
-                *(secret for server in servers for secret in secrets_of(server)),
-            )
+        secrets = (
+            *keys_in(settings.provider_values),
+            *(secret for server in servers for secret in secrets_of(server)),
         )
+        self.known.add(secrets)
+        redactor = Redactor((*self.known.own, *secrets))
         return Outfit(
             models=models,
             make_tools=partial(all_tools, allowed=found.allowed, redactor=redactor),
@@ -148,14 +158,23 @@ class OutfitMaker:
             rules=PermissionRules(policy=settings.permissions, timeout_s=self.settings.permission_timeout_s),
             closed=found.closed,
             mcp_servers=servers,
+            secrets=redactor.secrets,
             problems=(*settings.problems, *problems),
         )
 
 
 def keys_in(environ: Mapping[str, str]) -> list[str]:
-    """The providers' keys, and the words of one that was pasted with a line end in it."""
+    """The providers' keys, the words of one that was pasted with a line end in it, and passwords in their addresses."""
     keys = [environ.get(name, "") for name in KEY_VARIABLES]
-    return [part for key in keys for part in (key.strip(), *key.split())]
+    words = [part for key in keys for part in (key.strip(), *key.split())]
+    return words + [password for name in ADDRESS_VARIABLES if (password := _password_in(environ.get(name, "")))]
+
+
+def _password_in(address: str) -> str | None:
+    try:
+        return urlsplit(address.strip()).password
+    except ValueError:
+        return None  # it is no address, which others tell
 
 
 def mcp_servers_of_workspace(configured: Iterable[McpSettings]) -> tuple[tuple[McpServer, ...], tuple[str, ...]]:
@@ -186,11 +205,19 @@ def secrets_of(server: McpServer) -> Iterable[str]:
     """What in an MCP server's configuration looks secret: by its name, or because nobody would make that up."""
     parts = urlsplit(server.url or "")
     named = [*server.env.items(), *server.headers.items(), *parse_qsl(parts.query), ("password", parts.password or "")]
+    named += [("", piece) for piece in parts.path.split("/")]
+    named += [(_option_name(name), value) for name, _, value in (arg.partition("=") for arg in server.args)]
+    named += [(_option_name(option), arg) for option, arg in pairwise(("", *server.args))]
     for name, value in named:
         # Such as "Bearer" before it.
         bare = value.rpartition(" ")[2]
-        if _SECRET_NAME.search(name) or _SECRET_VALUE.fullmatch(bare):
+        if bare and (_SECRET_NAME.search(name) or _SECRET_VALUE.fullmatch(bare)):
             yield from {value, bare}
+
+
+def _option_name(word: str) -> str:
+    """The name of an option whose value is a secret, or nothing: many an option is about keys and sessions."""
+    return word if _SECRET_OPTION.match(word) else ""
 
 
 def _read(settings: Settings, root: Path) -> _Read:

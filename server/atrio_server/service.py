@@ -31,7 +31,6 @@ from atrio_agent.store.base import Store
 from atrio_agent.store.index import SqliteRunIndex, open_run_index
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.streams import Rings
-from atrio_agent.tools.redact import Redactor
 from atrio_protocol.limits import MAX_CONNECTIONS
 from atrio_server.auth import Access, Identity, host_literal
 from atrio_server.calls import Caller
@@ -40,6 +39,7 @@ from atrio_server.config.user import ServerConfig
 from atrio_server.dispatch import Dispatcher
 from atrio_server.door import PeerAddress, serve_door
 from atrio_server.hiding import hide_process
+from atrio_server.known_secrets import KnownSecrets
 from atrio_server.listen import Listening, TlsFiles, allow_open_files, open_listeners
 from atrio_server.logs import LogSink, configure_logs
 from atrio_server.outfit import OutfitMaker, keys_in
@@ -129,6 +129,7 @@ async def open_service(
     environ: Mapping[str, str],
     origins: Mapping[str, str] | None = None,
     stop: trio.Event | None = None,
+    known: KnownSecrets | None = None,
 ) -> AsyncGenerator[Running]:
     """Open a server; on the way out shut it down, unless that was done already.
 
@@ -137,12 +138,14 @@ async def open_service(
         environ: Where the models find their keys.
         origins: Where a value of ``environ`` comes from if it is no variable of the process: for sentences.
         stop: Set when a client asked the server to stop.
+        known: Learns every secret that the server and its workspaces get to know.
 
     Raises:
         StateDirLocked: Another server has the state directory.
         ListenError: The address cannot be bound, or may not be.
     """
     stop = trio.Event() if stop is None else stop
+    known = KnownSecrets() if known is None else known
     gates = Gates()
     async with (
         open_state_dir(settings.state_dir) as state,
@@ -157,6 +160,7 @@ async def open_service(
         ) as models,
     ):
         token = load_or_make_token(settings.state_dir)
+        known.add_own((token, *keys_in(environ)))
         listening = await _listen(settings)
         # The door's scope is round the door alone: whoever uses the server goes on when it has shut down.
         door = trio.CancelScope()
@@ -166,7 +170,7 @@ async def open_service(
                 environ=environ,
                 origins=origins or {},
                 models=models,
-                secrets=(token, *keys_in(environ)),
+                known=known,
             )
             server = _make_server(settings, nursery, index, outfits, gates, stop)
             await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
@@ -322,13 +326,14 @@ def run_server(config: ServerConfig) -> int:
 async def _run_server(config: ServerConfig) -> int:
     allow_open_files(MAX_CONNECTIONS + OTHER_FILES)
     sink = LogSink()
-    sink.redact = Redactor(keys_in(config.environ)).text
+    known = KnownSecrets(keys_in(config.environ))
+    sink.redact = known.text
     configure_logs(sink, config.settings.log_format)
     failed: Exception | None = None
     async with trio.open_nursery() as background:
         background.start_soon(sink.serve, name="log")
         try:
-            await _serve_until_stopped(config, background, sink)
+            await _serve_until_stopped(config, background, known)
         except Exception as exc:  # noqa: BLE001  carried out of the nursery, which would wrap it in a group
             failed = exc
         background.cancel_scope.cancel()
@@ -337,11 +342,12 @@ async def _run_server(config: ServerConfig) -> int:
     return 0
 
 
-async def _serve_until_stopped(config: ServerConfig, background: trio.Nursery, sink: LogSink) -> None:
+async def _serve_until_stopped(config: ServerConfig, background: trio.Nursery, known: KnownSecrets) -> None:
     stop = trio.Event()
     await background.start(_stop_on_signal, stop)
-    async with open_service(config.settings, environ=config.environ, origins=config.origins, stop=stop) as running:
-        sink.redact = Redactor((running.token, *keys_in(config.environ))).text
+    async with open_service(
+        config.settings, environ=config.environ, origins=config.origins, stop=stop, known=known
+    ) as running:
         if config.settings.exit_idle_s is not None:
             background.start_soon(_stop_when_idle, running.server, config.settings.exit_idle_s, stop)
         sys.stdout.write(_ready_line(running) + "\n")

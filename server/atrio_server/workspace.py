@@ -238,7 +238,9 @@ class Workspace:
             self._outfit = outfit
             for problem in outfit.problems:
                 log.warning("configuration", workspace=self.workspace_id, problem=problem)
-            async with open_mcp(outfit.mcp_servers, root=self.path, notify=self._notify) as self._mcp:
+            async with open_mcp(
+                outfit.mcp_servers, root=self.path, notify=self._notify, secrets=outfit.secrets
+            ) as self._mcp:
                 await self._serve_with(store, outfit, self._mcp)
 
     async def _serve_with(self, store: Store, outfit: Outfit, mcp: Mcp) -> None:

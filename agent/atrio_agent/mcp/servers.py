@@ -85,6 +85,7 @@ async def open_mcp(
     notify: Notify,
     changed: Callable[[], None] = lambda: None,
     waits_s: tuple[float, ...] = WAITS_S,
+    secrets: Iterable[str] = (),
 ) -> AsyncGenerator[Mcp]:
     """Start a workspace's servers in the background, and end them all on the way out.
 
@@ -97,11 +98,12 @@ async def open_mcp(
         notify: Told when a server is lost, back, or has failed.
         changed: Called whenever a server's state or tools are others.
         waits_s: Seconds before each new try.
+        secrets: What nothing of the workspace may tell, beside what each server is configured with.
 
     Raises:
         ValueError: Two servers have the same name. None was started.
     """
-    configured = tuple(servers)
+    configured, secrets = tuple(servers), tuple(secrets)
     if len({server.name for server in configured}) < len(configured):
         raise ValueError("two MCP servers have the same name")
 
@@ -115,7 +117,7 @@ async def open_mcp(
             waits_s=waits_s,
             changed=has_changed,
             notify=notify,
-            redactor=Redactor(server.secrets),
+            redactor=Redactor((*server.secrets, *secrets)),
         )
         for server in configured
     )

@@ -94,6 +94,16 @@ async def test_cancelling_a_call_tells_the_server_and_waits_for_nothing(root: Pa
         assert await rig.said("mcp_n_echo", text="still here")
 
 
+async def test_the_state_of_one_tells_no_secret_of_others(root: Path) -> None:
+    env = {"SECRET_KEY": "short"}  # too short to be looked for
+    known = ("exit status",)
+    async with servers(root, naughty("dies-at-start", env=env), waits_s=(), secrets=known) as rig:
+        await rig.state("failed")
+        (state,) = rig.mcp.states()
+        assert str(state.detail).startswith("it ended with [redacted] 4")
+        assert rig.notices[0][2] == state.detail
+
+
 async def test_one_that_dies_during_a_call_is_started_again_and_tells_no_secret(root: Path) -> None:
     async with servers(root, naughty(env={"SECRET_KEY": "s3cr3t-of-ours"})) as rig:
         await rig.state("ready")
