@@ -21,6 +21,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_st
 
 from atrio_server.auth import Access, Identity
 from atrio_server.door import DoorLimits, PeerAddress, ServeSocket, serve_door
+from atrio_server.identity import Keyring
 from atrio_server.listen import Listening, TlsFiles, open_listeners
 from atrio_server.web import make_app
 
@@ -205,7 +206,7 @@ async def open_door(
     backend = EchoBackend()
     listening = await open_listeners(host, 0, tls=tls, insecure=insecure)
     access = Access(
-        token=TOKEN,
+        keyring=Keyring(TOKEN),
         port=listening.port,
         bound=listening.addresses,
         secure=listening.secure,

@@ -10,36 +10,22 @@ Nothing here does I/O. The invariant: a host is known by the exact text of its
 ``Host`` header, so two spellings of one address are two hosts.
 """
 
-import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from atrio_protocol.methods import SCOPES, Scope
+from atrio_server.identity import Identity, Keyring
 
 __all__ = ["Access", "Identity", "host_literal"]
 
 LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Whom a token vouches for. ``token_name`` is for logs; it is not the token."""
-
-    scopes: frozenset[Scope]
-    token_name: str
-
-
-OWNER: Final = Identity(frozenset(SCOPES), "file")
-"""Who holds the token of the state directory."""
-
-
 class Access:
     """The rules of one server.
 
     Args:
-        token: The token of the state directory. It has all scopes.
+        keyring: The tokens that open it.
         port: The port that clients name in ``Host``.
         bound: IP addresses that the server is bound to, as literals.
         secure: Whether the server speaks TLS, which decides the port that may be left out.
@@ -50,24 +36,20 @@ class Access:
     def __init__(
         self,
         *,
-        token: str,
+        keyring: Keyring,
         port: int,
         bound: Iterable[str] = (),
         secure: bool = False,
         allow_hosts: Iterable[str] = (),
         allow_origins: Iterable[str] = (),
     ) -> None:
-        self._token = token.encode("ascii")
+        self.keyring = keyring
         self._port = port
         self._default_port = port == (443 if secure else 80)
         names = {*LOOPBACK_NAMES, *(host_literal(address) for address in bound)}
         names |= {name.lower().rstrip(".") for name in allow_hosts}
         self._hosts = frozenset(spelling for name in names for spelling in self._spellings(name))
         self._allow_origins = frozenset(allow_origins)
-
-    def replace_token(self, token: str) -> None:
-        """From now on ``token`` is the token of the state directory, and the old one is nobody's."""
-        self._token = token.encode("ascii")
 
     def check_host(self, host: str, *, local_address: str | None = None) -> bool:
         """Whether a ``Host`` header names this server.
@@ -95,7 +77,7 @@ class Access:
 
     def check_token(self, token: bytes) -> Identity | None:
         """Whom this token vouches for, in a time that does not tell how much of it was right."""
-        return OWNER if hmac.compare_digest(token, self._token) else None
+        return self.keyring.identify(token)
 
     def _spellings(self, name: str) -> tuple[str, ...]:
         with_port = f"{name}:{self._port}"

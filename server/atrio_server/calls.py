@@ -17,6 +17,7 @@ from atrio_protocol.jsonrpc import Notification, Request
 from atrio_protocol.methods import Scope
 from atrio_protocol.struct import WireStruct
 from atrio_protocol.who import Author
+from atrio_server.identity import OWNER, Identity
 
 __all__ = ["AttachReply", "Begin", "Caller", "Key", "Later", "Notify", "Reply"]
 
@@ -32,13 +33,16 @@ class Key(NamedTuple):
 class Caller:
     """Who asks: one connection, or one HTTP request.
 
-    ``author`` is None before `initialize`. ``is_socket`` says whether there can
-    be claims and attachments; an HTTP caller has none.
+    ``identity`` is what the token vouches for, and ``scopes`` are its scopes: nothing
+    that a client says adds to them. ``author`` is None before `initialize`.
+    ``is_socket`` says whether there can be claims and attachments; an HTTP caller
+    has none.
     """
 
     connection_id: str
     scopes: frozenset[Scope]
     is_socket: bool
+    identity: Identity = OWNER
     author: Author | None = None
     on_close: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     """Called once, in order, when the connection is gone."""

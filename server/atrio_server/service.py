@@ -39,6 +39,7 @@ from atrio_server.config.user import ServerConfig
 from atrio_server.dispatch import Dispatcher
 from atrio_server.door import PeerAddress, serve_door
 from atrio_server.hiding import hide_process
+from atrio_server.identity import Keyring
 from atrio_server.known_secrets import KnownSecrets
 from atrio_server.listen import Listening, TlsFiles, allow_open_files, open_listeners
 from atrio_server.logs import LogSink, configure_logs
@@ -112,7 +113,9 @@ class _Web:
         return self._server.closing
 
     async def rpc(self, body: bytes, identity: Identity, client_id: str | None) -> bytes | None:
-        caller = Caller(connection_id=f"http-{secrets.token_hex(4)}", scopes=identity.scopes, is_socket=False)
+        caller = Caller(
+            connection_id=f"http-{secrets.token_hex(4)}", scopes=identity.scopes, is_socket=False, identity=identity
+        )
         server = self._server
         server.http_requests += 1
         try:
@@ -228,7 +231,9 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
     parsing = trio.CapacityLimiter(1)
 
     async def serve_socket(ws: BoundedWebSocket, identity: Identity, peer: PeerAddress) -> None:
-        caller = Caller(connection_id=f"c-{secrets.token_hex(6)}", scopes=identity.scopes, is_socket=True)
+        caller = Caller(
+            connection_id=f"c-{secrets.token_hex(6)}", scopes=identity.scopes, is_socket=True, identity=identity
+        )
         log.info("connected", connection=caller.connection_id, peer=str(peer), token=identity.token_name)
         try:
             await serve_connection(
@@ -247,7 +252,7 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
         serve_door,
         listening.listeners,
         access=Access(
-            token=token,
+            keyring=Keyring(token),
             port=listening.port,
             bound=listening.addresses,
             secure=listening.secure,

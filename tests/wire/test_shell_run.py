@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from atrio_protocol.limits import MAX_COMMAND_CHARS
-from atrio_server import auth
+from atrio_server.identity import Identity, Keyring
 from wire.client import Wire, connect
 from wire.conftest import LIMIT_S, Harness
 from wire.http import http
@@ -30,7 +30,7 @@ async def shell(wire: Wire, session: str, command: str, **params: Any) -> Json:
 
 def without_approve() -> AbstractContextManager[object]:
     """Whoever connects in here may not allow anything."""
-    return patch.object(auth, "OWNER", auth.Identity(frozenset(["observe", "prompt"]), "file"))
+    return patch.object(Keyring, "identify", lambda *_: Identity(frozenset(["observe", "prompt"]), "file"))
 
 
 def call_of(messages: list[Json]) -> Json:

@@ -3,13 +3,14 @@
 import pytest
 
 from atrio_server.auth import Access
+from atrio_server.identity import Keyring
 from door_rig import TOKEN
 
 PORT = 4317
 
 
 def access(**more: object) -> Access:
-    return Access(**{"token": TOKEN, "port": PORT, "bound": ["127.0.0.1"]} | more)  # type: ignore[arg-type]  # a test's
+    return Access(**{"keyring": Keyring(TOKEN), "port": PORT, "bound": ["127.0.0.1"]} | more)  # type: ignore[arg-type]  # a test's
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LocalHost"])
@@ -147,6 +148,6 @@ def test_the_token_of_the_file_has_every_scope() -> None:
 
 def test_a_replaced_token_is_nobodys_any_more() -> None:
     rules = access()
-    rules.replace_token("N" * 43)
+    rules.keyring.replace_file_token("N" * 43)
     assert rules.check_token(TOKEN.encode()) is None
     assert rules.check_token(b"N" * 43) is not None

@@ -218,7 +218,7 @@ async def test_another_spelling_of_a_path_without_a_token_is_another_path(door: 
 
 async def test_a_token_that_was_replaced_opens_nothing_any_more(door: DoorRig) -> None:
     async with door.socket() as before:
-        door.access.replace_token("N" * 43)
+        door.access.keyring.replace_file_token("N" * 43)
         assert unauthorized(await door.ask(door.handshake()))
         assert (await handshake_status(door, token="N" * 43)).status == 101
         await before.send_message("who")
