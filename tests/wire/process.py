@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,18 @@ class Process:
 
 @asynccontextmanager
 async def spawn(
-    state_dir: Path, *flags: str, log: Path | None = None, environ: Mapping[str, str] | None = None
+    state_dir: Path,
+    *flags: str,
+    log: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    program: Sequence[str] = ("-m", "atrio_server"),
 ) -> AsyncGenerator[Process]:
-    """Run `atrio serve` until the end of the block; it is killed there if it still runs."""
+    """Run `atrio serve` until the end of the block; it is killed there if it still runs.
+
+    ``program``: what Python runs.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), **(environ or {})}
-    command = [sys.executable, "-m", "atrio_server", "serve", "--port", "0", "--state-dir", str(state_dir)]
+    command = [sys.executable, *program, "serve", "--port", "0", "--state-dir", str(state_dir)]
     with (log or state_dir.with_suffix(".log")).open("ab") as stderr:
         process = await trio.lowlevel.open_process(
             [*command, *flags], stdout=subprocess.PIPE, stderr=stderr, env=environment
