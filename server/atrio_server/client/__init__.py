@@ -10,13 +10,14 @@ It needs `atrio_protocol`, trio and trio-websocket, and nothing of the server.
 """
 
 from atrio_server.client.client import Client, open_client
-from atrio_server.client.errors import ClientError, FrameTooLarge, ReplyLost, ServerGone, StreamBroken
+from atrio_server.client.errors import AnswerBroken, ClientError, FrameTooLarge, ReplyLost, ServerGone, StreamBroken
 from atrio_server.client.keep import Address
 from atrio_server.client.link import Dial
 from atrio_server.client.stream import Detached, EventStream, Resync, SessionStream, WorkspaceStream
 
 __all__ = [
     "Address",
+    "AnswerBroken",
     "Client",
     "ClientError",
     "Detached",

@@ -31,13 +31,13 @@ from atrio_protocol.methods import (
 )
 from atrio_protocol.struct import UNSET, UnsetType, WireStruct, given
 from atrio_protocol.version import PROTOCOL_VERSION, VERSION
-from atrio_server.client.errors import FrameTooLarge
+from atrio_server.client.errors import AnswerBroken, FrameTooLarge, ServerGone
 from atrio_server.client.keep import Address, Route, keep_connected
 from atrio_server.client.link import Dial, Link, dial_tcp
 from atrio_server.client.nursery import open_plain_nursery
 from atrio_server.client.pending import Answer, Pending
 from atrio_server.client.stream import EventStream, Frame, Key, SessionStream, WorkspaceStream
-from atrio_server.client.typed import TypedCalls, may_repeat
+from atrio_server.client.typed import TypedCalls, begins, may_repeat, sweeps, with_run_id
 
 __all__ = ["Client", "open_client"]
 
@@ -103,7 +103,10 @@ class Client(TypedCalls):
         return self._attach(stream)
 
     def workspace(self, path: str, *, after: Position | None = None) -> WorkspaceStream:
-        """Open and claim the workspace of a directory, and read its events."""
+        """Open and claim the workspace of a directory, and read its events.
+
+        Whether it is one that this client reads already is known only then: its first item is a ValueError.
+        """
         stream = WorkspaceStream(self, path, after)
         self._nameless.append(stream)
         return self._attach(stream)
@@ -116,8 +119,10 @@ class Client(TypedCalls):
         return stream
 
     async def _call(self, method: str, params: WireStruct) -> WireStruct:
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._ended is not None:
-            raise self._ended
+            raise self._ended.with_traceback(None)
+        params = with_run_id(params)
         request_id = self._pending.next_id()
         frame = encode_request(request_id, method, params)
         limit_bytes = self.server.limits.max_frame_bytes
@@ -130,19 +135,29 @@ class Client(TypedCalls):
             answers.append(answer)
             came.set()
 
-        self._pending.add(request_id, frame.decode(), done, method=method, repeatable=may_repeat(method, params))
+        self._pending.add(
+            request_id,
+            frame.decode(),
+            done,
+            method=method,
+            repeatable=may_repeat(method, params),
+            begins=begins(params),
+            sweeps=sweeps(method, params),
+        )
         if self._link is not None:
             self._pending.send(request_id, self._link)
         try:
             await came.wait()
-        except trio.Cancelled:
-            self._give_up(request_id)
-            raise
+        finally:
+            self._give_up(request_id)  # nothing, where the answer has come
         match answers[0]:
             case Exception() as error:
-                raise error
+                raise error.with_traceback(None)  # all who wait may share it
             case result:
-                return msgspec.json.decode(result, type=METHODS[method].result)
+                try:
+                    return msgspec.json.decode(result, type=METHODS[method].result)
+                except (msgspec.DecodeError, RecursionError) as exc:
+                    raise AnswerBroken(f"the server's answer to {method} is not what the contract says: {exc}") from exc
 
     def _give_up(self, request_id: str) -> None:
         if self._link is not None and self._pending.tries(request_id):
@@ -160,12 +175,20 @@ class Client(TypedCalls):
             self._pending.add(request_id, frame.decode(), done, method=method, one_link=True)
             self._pending.send(request_id, self._link)
 
-    def route(self, stream: EventStream[Any]) -> None:
-        """Bring the frames of its key to this stream."""
+    def route(self, stream: EventStream[Any]) -> bool:
+        """Bring the frames of its key to this stream; False if they go to another one already."""
         if stream in self._nameless:
             self._nameless.remove(stream)
-        if stream.key is not None:
-            self._streams[stream.key] = stream
+        if stream.key is None:
+            return False
+        other = self._streams.setdefault(stream.key, stream)
+        if other is not stream:
+            other.lagged()  # what was opened twice goes on where the second time began
+        return other is stream
+
+    def is_wanted(self, key: Key) -> bool:
+        """Whether a stream reads what has this key, or may turn out to."""
+        return key in self._streams or (key.of == "workspace" and bool(self._nameless))
 
     def forget(self, stream: EventStream[Any]) -> None:
         """Bring nothing to this stream any more."""
@@ -188,17 +211,19 @@ class Client(TypedCalls):
         if again:
             self.on_connection(True)
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, *, soon: bool) -> None:
         """Sort out what can wait for the next connection."""
         self._link = None
         for stream in list(self._streams.values()) + self._nameless:
             stream.detach_nowait()
-        self._pending.connection_lost()
+        self._pending.connection_lost(soon=soon)
         if not self.closing:
             self.on_connection(False)
 
     def gone(self, error: Exception) -> None:
-        """Tell everybody who waits."""
+        """Tell everybody who waits. Nothing, when it was told before."""
+        if self._ended is not None:
+            return
         self._ended = error
         self._decided.set()
         for stream in list(self._streams.values()) + self._nameless:
@@ -300,4 +325,5 @@ async def open_client(
         finally:
             with trio.move_on_after(CLOSE_S, shield=True):
                 await client.aclose()
+            client.gone(ServerGone("this client was closed"))
             nursery.cancel_scope.cancel()

@@ -4,13 +4,14 @@
     ├─ ServerGone     the server cannot be reached, or was lost for longer than the client waits
     ├─ ReplyLost      the connection broke before an answer that must not be asked for twice
     ├─ FrameTooLarge  the message is over what the server takes; it was not sent
+    ├─ AnswerBroken   the server's answer is not what the contract says
     └─ StreamBroken   the server's events do not follow one another
 
 Errors that the server answers with are `atrio_protocol.errors.WireError`s, and
 so are a refused token (`AuthRequired`) and a refused Origin or Host (`Forbidden`).
 """
 
-__all__ = ["ClientError", "FrameTooLarge", "ReplyLost", "ServerGone", "StreamBroken"]
+__all__ = ["AnswerBroken", "ClientError", "FrameTooLarge", "ReplyLost", "ServerGone", "StreamBroken"]
 
 
 class ClientError(Exception):
@@ -27,6 +28,10 @@ class ReplyLost(ClientError):
 
 class FrameTooLarge(ClientError):
     """The message is larger than the server takes. Nothing was sent."""
+
+
+class AnswerBroken(ClientError):
+    """The server's answer is not what the contract says. The request was carried out."""
 
 
 class StreamBroken(ClientError):

@@ -37,7 +37,10 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """How to get to the server. ``locate`` is asked before each try: a server that restarts may move."""
+    """How to get to the server. ``locate`` is asked before each try: a server that restarts may move.
+
+    It answers at once and raises nothing; where it finds none, the last address will do.
+    """
 
     locate: Callable[[], Address]
     dial: Dial
@@ -57,8 +60,8 @@ class Owner(Protocol):
         """The owner is leaving, and wants no further connection."""
         ...
 
-    def connection_lost(self) -> None:
-        """The connection that was made is no more."""
+    def connection_lost(self, *, soon: bool) -> None:
+        """The connection that was made is no more. ``soon``: it has not lasted."""
         ...
 
     def frame_came(self, text: str) -> None:
@@ -77,7 +80,7 @@ async def keep_connected(owner: Owner, route: Route) -> None:
     give_up_at = trio.current_time() + CONNECT_S
     first = True
     while True:
-        made_at = math.inf
+        carried = _Carried(owner, is_first=first)
         address = route.locate()
         error: Exception = Unreachable("it did not answer in time")
         try:
@@ -85,10 +88,8 @@ async def keep_connected(owner: Owner, route: Route) -> None:
                 async with open_link(address.url, address.token, route.dial) as link:
                     server = _read_hello(await link.exchange(route.hello))
                     connecting.deadline = math.inf
-                    made_at = trio.current_time()
-                    owner.connection_made(link, server)
                     first = False
-                    error = Unreachable(await _carry(link, owner))
+                    error = Unreachable(await carried.run(link, server))
         except (ParseFailed, InvalidRequest, msgspec.DecodeError) as exc:
             error = ServerGone(f"what answers at {address.url} does not speak the protocol: {exc}")
         except (WireError, Unreachable) as exc:
@@ -96,10 +97,10 @@ async def keep_connected(owner: Owner, route: Route) -> None:
         if owner.closing:
             return
         now = trio.current_time()
-        if made_at <= now:
+        if carried.lasted or carried.was_of_use:
             give_up_at = now + route.give_up_s
-            if now - made_at > LONGEST_S:  # else it comes and goes: keep growing
-                delays = delays_s(random.Random())  # noqa: S311 - as above
+        if carried.lasted:  # else it comes and goes: keep growing
+            delays = delays_s(random.Random())  # noqa: S311 - as above
         delay_s = next(delays)
         if isinstance(error, Unreachable) and first:
             error = ServerGone(f"cannot reach {address.url}: {error}")
@@ -111,11 +112,31 @@ async def keep_connected(owner: Owner, route: Route) -> None:
         await trio.sleep(delay_s)
 
 
-async def _carry(link: Link, owner: Owner) -> str:
-    try:
-        return await link.run(owner.frame_came)
-    finally:
-        owner.connection_lost()
+class _Carried:
+    """One connection that was made, and whether anything came of it."""
+
+    def __init__(self, owner: Owner, *, is_first: bool) -> None:
+        self.lasted = False
+        """Until it was lost, it was there for longer than any delay."""
+        self.was_of_use = False
+        """A frame has come. A server that hangs up each time before one does is as good as none."""
+        self._owner = owner
+        self._is_first = is_first
+
+    async def run(self, link: Link, server: InitializeResult) -> str:
+        """Carry frames until it ends, and say why it did."""
+        began_at = trio.current_time()
+        self.was_of_use = self._is_first
+        self._owner.connection_made(link, server)
+        try:
+            return await link.run(self._take)
+        finally:
+            self.lasted = trio.current_time() - began_at > LONGEST_S
+            self._owner.connection_lost(soon=not self.lasted)
+
+    def _take(self, frame: str) -> None:
+        self._owner.frame_came(frame)
+        self.was_of_use = True
 
 
 def _read_hello(answer: str) -> InitializeResult:

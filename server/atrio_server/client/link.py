@@ -59,7 +59,7 @@ class Link:
     def __init__(self, socket: WebSocketConnection, stream: trio.abc.Stream) -> None:
         self._socket = socket
         self._stream = stream
-        self._outbox, self._line = trio.open_memory_channel[tuple[str, Callable[[], None] | None]](math.inf)
+        self._outbox, self._line = trio.open_memory_channel[tuple[str, Callable[[], bool] | None]](math.inf)
         self._drained = trio.Event()
         self._closing = False
         self._closed = trio.Event()
@@ -80,8 +80,8 @@ class Link:
             raise Unreachable("the server does not speak the protocol (a binary frame)")
         return answer
 
-    def send_soon(self, text: str, *, on_write: Callable[[], None] | None = None) -> None:
-        """Put a frame in line. ``on_write`` is called when its turn to be written comes."""
+    def send_soon(self, text: str, *, on_write: Callable[[], bool] | None = None) -> None:
+        """Put a frame in line. ``on_write`` is called when its turn comes, and says whether to write it still."""
         try:
             self._outbox.send_nowait((text, on_write))
         except (trio.ClosedResourceError, trio.BrokenResourceError):
@@ -122,8 +122,8 @@ class Link:
         try:
             while True:
                 text, on_write = await self._line.receive()
-                if on_write is not None:
-                    on_write()
+                if on_write is not None and not on_write():
+                    continue
                 await self._socket.send_message(text)
         except (trio.EndOfChannel, ConnectionClosed):
             pass  # `run` reads the end of the connection as well, and says so
@@ -163,7 +163,7 @@ async def open_link(url: str, token: str, dial: Dial) -> AsyncGenerator[Link]:
             with trio.CancelScope() as shaking:
                 watched.on_end = shaking.cancel
                 socket = await wrap_client_stream(
-                    nursery,
+                    cast("trio.Nursery", _Barrier(nursery, watched)),
                     # Any stream will do; the annotation there is narrower than the code.
                     cast("trio.SocketStream", watched),
                     parts.netloc.rpartition("@")[2],
@@ -173,12 +173,12 @@ async def open_link(url: str, token: str, dial: Dial) -> AsyncGenerator[Link]:
                     max_message_size=MAX_MESSAGE_CHARS,
                     receive_buffer_size=65_536,
                 )
+            if isinstance(watched.error, ConnectionRejected):
+                raise _refusal(watched.error)
             if socket is None:
                 raise Unreachable(_sentence(watched.error) if watched.error else "it hung up during the handshake")
             yield Link(socket, stream)
             nursery.cancel_scope.cancel()
-    except ConnectionRejected as exc:
-        raise _refusal(exc) from None
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time()):
             await trio.aclose_forcefully(stream)
@@ -218,6 +218,27 @@ class _Watched(trio.abc.Stream):
             self.error = exc.__cause__
             self.on_end()
             raise
+
+
+class _Barrier:
+    """A nursery for the reader of trio-websocket, which fails of many an odd byte that a server may send."""
+
+    def __init__(self, nursery: trio.Nursery, watched: _Watched) -> None:
+        self._nursery = nursery
+        self._watched = watched
+
+    def start_soon(self, read: Callable[[], Awaitable[None]]) -> None:
+        """Start the reader; what it fails of ends the connection and nothing else."""
+        self._nursery.start_soon(self._run, read)
+
+    async def _run(self, read: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await read()
+        except ConnectionRejected as exc:
+            self._watched.error = exc
+        except Exception:  # noqa: BLE001 - h11 and wsproto raise what they like
+            self._watched.error = Unreachable("it does not speak WebSocket")
+        self._watched.on_end()
 
 
 def _refusal(exc: ConnectionRejected) -> Exception:

@@ -82,8 +82,12 @@ class Line(Protocol):
         """Send a request if there is a connection; ``done`` is not called if it breaks first."""
         ...
 
-    def route(self, stream: "EventStream[Any]") -> None:
-        """From now on, bring it the frames of its key."""
+    def route(self, stream: "EventStream[Any]") -> bool:
+        """From now on, bring it the frames of its key; False if another stream has them."""
+        ...
+
+    def is_wanted(self, key: Key) -> bool:
+        """Whether a stream reads what has this key."""
         ...
 
     def forget(self, stream: "EventStream[Any]") -> None:
@@ -102,6 +106,8 @@ class EventStream(Generic[S]):
         """The last event that the reader has taken."""
         self.raw = b""
         """The item last taken, as the server wrote it."""
+        self.recovered: bool | None = None
+        """How the newest attach went: on from where the stream was, or with a `Resync`. None before there was one."""
         self._line = line
         self._tail = after
         self._items: deque[tuple[Event | Resync[S] | Detached, bytes]] = deque()
@@ -109,6 +115,7 @@ class EventStream(Generic[S]):
         """What waits here for the reader, in bytes of JSON."""
         self._state: Literal["away", "asking", "live", "full", "over"] = "away"
         self._error: Exception | None = None
+        self._is_read = False
         self._news = trio.Event()
 
     def __enter__(self) -> Self:
@@ -128,18 +135,16 @@ class EventStream(Generic[S]):
             WireError: The server refuses to attach, such as for a session that is not there.
             ServerGone: There is no server any more.
             StreamBroken: The server broke its promise of an unbroken order.
+            trio.BusyResourceError: Another task reads this stream.
         """
         await trio.lowlevel.checkpoint()
-        while not self._items:
-            if self._error is not None:
-                raise self._error
-            if self._state == "over":
-                raise StopAsyncIteration
-            if self._state == "full":
-                self._state = "away"
-                self.attach_soon()
-            self._news = trio.Event()
-            await self._news.wait()
+        if self._is_read:
+            raise trio.BusyResourceError("another task reads this stream")
+        self._is_read = True
+        try:
+            await self._wait_for_item()
+        finally:
+            self._is_read = False
         item, self.raw = self._items.popleft()
         self.buffered_bytes -= len(self.raw)
         if isinstance(item, Resync):
@@ -147,6 +152,18 @@ class EventStream(Generic[S]):
         elif isinstance(item, Event) and self.position is not None:
             self.position = Position(epoch=self.position.epoch, seq=item.seq)
         return item
+
+    async def _wait_for_item(self) -> None:
+        while not self._items:
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            if self._state == "over":
+                raise StopAsyncIteration
+            if self._state == "full":
+                self._state = "away"
+                self.attach_soon()
+            self._news = trio.Event()
+            await self._news.wait()
 
     def close(self) -> None:
         """Stop reading. Does not wait; safe to call twice."""
@@ -216,8 +233,11 @@ class EventStream(Generic[S]):
             self._over(answer)
             return
         stream, snapshot = self._read_answer(answer)
+        if not self._line.route(self):
+            self._over(ValueError("this client reads that workspace already"))
+            return
         self._state = "live"
-        self._line.route(self)
+        self.recovered = stream.recovered
         if not stream.recovered:
             self._tail = Position(epoch=stream.epoch, seq=stream.seq)
             if snapshot is not UNSET:
@@ -230,7 +250,8 @@ class EventStream(Generic[S]):
 
     def _detach_soon(self) -> None:
         request = self._detach_request()
-        if request is not None:
+        # Another stream may have taken its place: on the server there is one for each key.
+        if request is not None and self.key is not None and not self._line.is_wanted(self.key):
             self._line.ask_once_soon(*request, lambda _: None)
 
     def _over(self, error: Exception | None) -> None:
@@ -310,6 +331,7 @@ class WorkspaceStream(EventStream[WorkspaceSnapshot]):
 
     def _read_answer(self, answer: bytes) -> tuple[AttachedStream, WorkspaceSnapshot | UnsetType]:
         result = msgspec.json.decode(answer, type=OpenResult)
-        assert result.stream is not UNSET, "over a socket an open attaches"
+        if result.stream is UNSET:
+            raise msgspec.ValidationError("over a socket an open attaches")
         self.workspace = result.workspace
         return result.stream, result.snapshot

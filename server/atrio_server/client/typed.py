@@ -6,16 +6,21 @@ table says how an answer is decoded. A test holds the overloads and the table
 together.
 
 `REPEATABLE` names what may be asked again when the connection broke before the
-answer: everything that only reads, and what changes nothing the second time. A
-prompt, or what else is accepted as a run, is one of them exactly when it carries a ``runId``.
+answer: everything that only reads, and what changes nothing the second time. What
+is accepted as a run is one of them by its ``runId``, and `with_run_id` gives it one.
+A cancel of a whole session is one only until a later run may have been accepted
+there: then the second one would cover what the first did not; see `sweeps` and `begins`.
 """
 
+import uuid
 from typing import Final, Literal, overload
 
-from atrio_protocol import methods as m
-from atrio_protocol.struct import WireStruct
+import msgspec
 
-__all__ = ["REPEATABLE", "TypedCalls", "may_repeat"]
+from atrio_protocol import methods as m
+from atrio_protocol.struct import WireStruct, given
+
+__all__ = ["REPEATABLE", "TypedCalls", "begins", "may_repeat", "sweeps", "with_run_id"]
 
 REPEATABLE: Final = frozenset(
     {
@@ -45,6 +50,7 @@ REPEATABLE: Final = frozenset(
         "permission/list",
         "permission/respond",
         "permission/grants",
+        "permission/revoke",
         "model/list",
         "server/info",
         "test/gates",
@@ -54,11 +60,42 @@ REPEATABLE: Final = frozenset(
 """Methods that may be sent again when their answer was lost."""
 
 
+_Beginning = m.PromptParams | m.SummarizeParams | m.ShellParams
+"""What is accepted as a run."""
+
+
+def with_run_id(params: WireStruct) -> WireStruct:
+    """The same request, with a run id if it is one that takes one and has none.
+
+    A prompt without one would be folded into a running turn by default, and still is.
+    """
+    if not isinstance(params, _Beginning) or given(params.run_id, ""):
+        return params
+    named = msgspec.structs.replace(params, run_id=str(uuid.uuid4()))
+    if isinstance(named, m.PromptParams) and not given(named.delivery, ""):
+        return msgspec.structs.replace(named, delivery="steer")
+    return named
+
+
 def may_repeat(method: str, params: WireStruct) -> bool:
     """Whether this call may be sent again when its answer was lost."""
-    if isinstance(params, m.PromptParams | m.SummarizeParams | m.ShellParams):
+    if isinstance(params, _Beginning):
         return isinstance(params.run_id, str)
     return method in REPEATABLE
+
+
+def begins(params: WireStruct) -> str:
+    """The session in which this call begins a run; empty if it begins none."""
+    return given(params.session_id, "") if isinstance(params, _Beginning) else ""
+
+
+def sweeps(method: str, params: WireStruct) -> str:
+    """The session of which this call cancels whatever it has accepted by then; empty if it does not."""
+    if isinstance(params, m.CancelParams):
+        return "" if given(params.run_id, "") else given(params.session_id, "")
+    return (
+        given(params.session_id, "") if method == "session/clear_queue" and isinstance(params, m.SessionParams) else ""
+    )
 
 
 class TypedCalls:
@@ -148,12 +185,14 @@ class TypedCalls:
 
         While there is no connection the call waits for the next one. If the
         connection breaks before the answer, a call that may be repeated is sent
-        again; see `REPEATABLE`. Giving it up (by cancellation) tells the server,
-        which takes back no prompt that it had accepted.
+        again; see `REPEATABLE`. A prompt, a command or a summary without a run id
+        is given one for that. Giving a call up (by cancellation) tells the server,
+        which takes back no prompt that it had accepted; what was not sent yet is not.
 
         Raises:
             WireError: The server's answer is an error; its docstring says what that means.
             ReplyLost: The connection broke, and the call must not be repeated.
+            AnswerBroken: The answer is not what the contract says.
             FrameTooLarge: It is larger than the server takes; nothing was sent.
             ServerGone: There is no server any more.
         """

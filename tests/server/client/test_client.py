@@ -1,78 +1,29 @@
-"""The client through everything that a connection can do, in virtual time.
-
-The server here is `fake_server`, over memory streams: it can be told after which
-frame to cut, whom to refuse and what to forget.
-"""
+"""The client's connection and calls through everything that a connection can do, in virtual time."""
 
 import typing
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from atrio_protocol import methods as m
-from atrio_protocol.content import TextBlock
-from atrio_protocol.errors import AuthRequired, RunNotFound, SessionNotFound, UnsupportedProtocol
-from atrio_protocol.events import Event, MessageDelta, RunCompleted
-from atrio_protocol.struct import given
+from atrio_protocol.errors import AuthRequired, SessionNotFound, UnsupportedProtocol
+from atrio_protocol.events import RunCompleted
 from atrio_server.client import (
     Address,
+    AnswerBroken,
     Client,
-    Detached,
     FrameTooLarge,
     ReplyLost,
     Resync,
     ServerGone,
     SessionStream,
-    StreamBroken,
     open_client,
 )
 from atrio_server.client.typed import REPEATABLE, TypedCalls, may_repeat
-from fake_server import FakeServer, FakeSession, RpcError, begin, end, say_pong, stall
-
-URL = "ws://127.0.0.1:4317/v1/ws"
-
-
-@asynccontextmanager
-async def connected(server: FakeServer, **more: Any) -> AsyncGenerator[Client]:
-    """A client of a fake server; the whole of it takes at most ten virtual minutes."""
-    with trio.fail_after(600):
-        async with (
-            server.serving(),
-            open_client(URL, "a-token", client_name="test", dial=server.dial, **more) as client,
-        ):
-            yield client
-
-
-def prompt(run_id: str | None = "r1", text: str = "ping") -> m.PromptParams:
-    return m.PromptParams(session_id="s1", prompt=(TextBlock(text=text),), run_id=run_id)
-
-
-async def read_until_end(events: SessionStream, run_id: str = "r1") -> list[Event | Resync[m.SessionSnapshot]]:
-    """Everything up to the run's end, checked for gaps and repeats as it comes."""
-    seen: list[Event | Resync[m.SessionSnapshot]] = []
-    position = events.position
-    async for item in events:
-        assert not isinstance(item, Detached)
-        if isinstance(item, Event):
-            assert position is not None
-            assert given(item.first_seq, item.seq) == position.seq + 1
-        position = events.position
-        assert position is not None
-        seen.append(item)
-        if isinstance(item, RunCompleted) and item.run.run_id == run_id:
-            return seen
-        if isinstance(item, Resync) and any(r.run_id == run_id and r.state == "completed" for r in item.snapshot.runs):
-            return seen
-    raise AssertionError("the stream ended before the run")
-
-
-def text_of(seen: list[Event | Resync[m.SessionSnapshot]]) -> str:
-    return "".join(item.text for item in seen if isinstance(item, MessageDelta))
+from client_rig import URL, connected, prompt, read_until_end, send_prompt, text_of
+from fake_server import FakeServer, RpcError
 
 
 async def test_a_prompt_is_answered_and_its_events_are_read_to_the_end(autojump_clock: MockClock) -> None:
@@ -87,35 +38,6 @@ async def test_a_prompt_is_answered_and_its_events_are_read_to_the_end(autojump_
     assert server.hellos[0]["userName"] == "Ada"
 
 
-@pytest.mark.parametrize("cut_after", range(1, 14))
-async def test_a_cut_after_any_frame_leaves_no_gap_and_no_repeat(autojump_clock: MockClock, cut_after: int) -> None:
-    server = FakeServer()
-    server.cut_after = lambda connection: cut_after if connection == 0 else None
-    async with connected(server) as client:
-        with client.session("s1") as events:
-            await client.call("session/prompt", prompt())
-            seen = await read_until_end(events)
-    logged = server.sessions["s1"].log
-    resync = seen[0]
-    assert isinstance(resync, Resync)
-    assert [item.seq for item in seen[1:] if isinstance(item, Event)] == [
-        event["seq"] for event in logged if event["seq"] > resync.position.seq
-    ]
-    assert [method for method, _ in server.asked].count("initialize") == server.connections
-
-
-@pytest.mark.parametrize("frames", [3, 4, 5])
-async def test_connections_that_are_all_cut_still_come_to_the_end(autojump_clock: MockClock, frames: int) -> None:
-    server = FakeServer()
-    server.cut_after = lambda connection: frames
-    async with connected(server) as client:
-        with client.session("s1") as events:
-            await client.call("session/prompt", prompt())
-            seen = await read_until_end(events)
-    assert isinstance(seen[-1], RunCompleted)
-    assert server.connections > 2
-
-
 async def test_a_prompt_whose_answer_was_lost_is_sent_again_and_runs_once(autojump_clock: MockClock) -> None:
     server = FakeServer()
     server.swallow = {"session/prompt"}
@@ -126,14 +48,47 @@ async def test_a_prompt_whose_answer_was_lost_is_sent_again_and_runs_once(autoju
     assert list(server.sessions["s1"].runs) == ["r1"]
 
 
-async def test_a_prompt_without_a_run_id_is_never_sent_twice(autojump_clock: MockClock) -> None:
+async def test_a_prompt_without_a_run_id_is_given_one_and_runs_once(autojump_clock: MockClock) -> None:
     server = FakeServer()
     server.swallow = {"session/prompt"}
     async with connected(server) as client:
+        result = await client.call("session/prompt", prompt(run_id=None))
+    first, second = [params for method, params in server.asked if method == "session/prompt"]
+    assert first == second
+    assert list(server.sessions["s1"].runs) == [result.run.run_id] == [first["runId"]]
+    assert first["delivery"] == "steer"  # what the contract has for a prompt without a run id
+
+
+async def test_a_new_session_whose_answer_was_lost_is_not_asked_for_twice(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    server.swallow = {"session/new"}
+    async with connected(server) as client:
         with pytest.raises(ReplyLost):
-            await client.call("session/prompt", prompt(run_id=None))
+            await client.call("session/new", m.SessionNewParams(workspace_id="w1"))
         await client.call("ping", m.NoParams())
-    assert len(server.sessions["s1"].runs) == 1
+    assert len(server.sessions) == 2
+
+
+async def test_a_cancel_whose_answer_was_lost_does_not_cover_the_prompt_after_it(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    lost: list[str] = []
+    async with connected(server) as client, trio.open_nursery() as nursery:
+        server.deaf = True
+
+        async def cancel() -> None:
+            with pytest.raises(ReplyLost):
+                await client.call("session/cancel", m.CancelParams(session_id="s1"))
+            lost.append("cancel")
+
+        nursery.start_soon(cancel)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(send_prompt, client)
+        await wait_all_tasks_blocked()
+        server.deaf = False
+        await server.drop_all()
+    assert lost == ["cancel"]
+    asked = [method for method, _ in server.asked if method != "initialize"]
+    assert asked == ["session/cancel", "session/prompt", "session/prompt"]
 
 
 async def test_a_request_that_breaks_every_connection_is_given_up(autojump_clock: MockClock) -> None:
@@ -144,7 +99,7 @@ async def test_a_request_that_breaks_every_connection_is_given_up(autojump_clock
         server.swallow.update(always)
         with pytest.raises(ReplyLost):
             await client.call("run/get", m.RunParams(run_id="r1"))
-    assert [method for method, _ in server.asked].count("run/get") == 20
+    assert [method for method, _ in server.asked].count("run/get") == 12
 
 
 async def test_a_delete_whose_answer_was_lost_is_done_when_nothing_is_there_any_more(
@@ -289,130 +244,72 @@ async def test_a_connection_that_falls_silent_is_dialled_again(autojump_clock: M
             assert isinstance((await read_until_end(events))[-1], RunCompleted)
 
 
-async def test_events_lost_for_good_come_as_a_snapshot_that_tells_the_end_of_a_watched_run(
-    autojump_clock: MockClock,
-) -> None:
+async def test_who_still_waits_when_the_client_is_closed_is_told(autojump_clock: MockClock) -> None:
     server = FakeServer()
-    server.on_prompt = stall
-    async with connected(server) as client:
-        with client.session("s1", watch=("r1",)) as events:
-            await client.call("session/prompt", prompt())
-            while not isinstance(await anext(events), MessageDelta):
+    told: list[str] = []
+
+    async def wait(client: Client) -> None:
+        with pytest.raises(ServerGone, match="was closed"):
+            await client.call("run/wait", m.RunWaitParams(run_id="r1"))
+        told.append("call")
+
+    async def read(events: SessionStream) -> None:
+        with pytest.raises(ServerGone, match="was closed"):
+            async for _ in events:
                 pass
-            session = server.sessions["s1"]
-            end(session, "r1", "po", "interrupted")
-            session.forget(epoch="e2")
-            await server.drop_all()
-            seen = await read_until_end(events)
-            assert events.position == m.Position(epoch="e2", seq=0)
-    assert len(seen) == 1
-    assert isinstance(seen[0], Resync)
-    assert seen[0].snapshot.runs[0].stop_reason == "interrupted"
+        told.append("stream")
 
-
-async def test_a_reader_that_lagged_attaches_again_where_it_was(autojump_clock: MockClock) -> None:
-    server = FakeServer()
-    server.on_prompt = stall
-    async with connected(server) as client:
-        with client.session("s1") as events:
-            await client.call("session/prompt", prompt())
-            while not isinstance(await anext(events), MessageDelta):
-                pass
-            await server.note_all("session/detached", sessionId="s1", reason="lagged")
-            end(server.sessions["s1"], "r1", "po")
-            server.wake()
-            seen = await read_until_end(events)
-    assert [type(item).__name__ for item in seen] == ["MessageCompleted", "RunCompleted"]
-    assert server.connections == 1
-
-
-@pytest.mark.parametrize("reason", ["deleted", "workspace_closed"])
-async def test_the_end_of_a_stream_is_its_last_item(autojump_clock: MockClock, reason: str) -> None:
-    server = FakeServer()
-    async with connected(server) as client:
-        with client.session("s1") as events:
-            assert isinstance(await anext(events), Resync)
-            await server.note_all("session/detached", sessionId="s1", reason=reason)
-            assert [item async for item in events] == [Detached(reason)]
-
-
-async def test_attaching_to_a_session_that_is_not_there_is_told_to_its_reader(autojump_clock: MockClock) -> None:
-    async with connected(FakeServer()) as client:
-        with client.session("nobody") as events, pytest.raises(SessionNotFound):
-            await anext(events)
-        with pytest.raises(RunNotFound):
-            await client.call("run/get", m.RunParams(run_id="none"))
-
-
-async def test_a_gap_in_the_events_is_an_error_and_not_passed_over(autojump_clock: MockClock) -> None:
-    server = FakeServer()
-    async with connected(server) as client:
-        with client.session("s1") as events:
-            assert isinstance(await anext(events), Resync)
-            session = server.sessions["s1"]
-            session.publish("notice", severity="info", title="one")
-            session.log[-1]["seq"] = 7
-            server.wake()
-            with pytest.raises(StreamBroken):
-                await anext(events)
-
-
-async def test_a_slow_reader_is_kept_within_bounds_and_misses_nothing(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("atrio_server.client.stream.BUFFER_BYTES", 2_000)
-    server = FakeServer()
-
-    def talk(session: FakeSession, run: dict[str, Any]) -> None:
-        begin(session, run, ["x"] * 300)
-
-    server.on_prompt = talk
-    async with connected(server) as client:
-        with client.session("s1") as events:
-            await client.call("session/prompt", prompt())
+    async with trio.open_nursery() as nursery:
+        async with connected(server) as client:
+            outlived = client  # by tasks of the outer nursery, which is the point
+            nursery.start_soon(read, outlived.session("s1"))
             await wait_all_tasks_blocked()
-            await trio.sleep(5)
-            assert events.buffered_bytes < 3_000
-            end(server.sessions["s1"], "r1", "x" * 300)
-            server.wake()
-            seen = await read_until_end(events)
-    assert text_of(seen) == "x" * 300
+            server.deaf = True
+            nursery.start_soon(wait, outlived)
+            await wait_all_tasks_blocked()
+        with pytest.raises(ServerGone, match="was closed"):
+            await client.call("ping", m.NoParams())
+    assert sorted(told) == ["call", "stream"]
 
 
-async def test_a_reader_may_begin_after_what_it_has(autojump_clock: MockClock) -> None:
+async def test_a_server_that_hangs_up_each_time_is_given_up(autojump_clock: MockClock) -> None:
     server = FakeServer()
-    say_pong(server.sessions["s1"], {"runId": "r1", "state": "queued"} | _old_run())
-    async with connected(server) as client:
-        with client.session("s1", after=m.Position(epoch="e1", seq=3)) as events:
-            seen = [await anext(events) for _ in range(3)]
-    assert [item.seq for item in seen if isinstance(item, Event)] == [4, 5, 6]
-    assert msgspec.json.decode(events.raw) == server.sessions["s1"].log[5]
-
-
-def _old_run() -> dict[str, Any]:
-    return {
-        "runId": "r1",
-        "sessionId": "s1",
-        "acceptSeq": 1,
-        "state": "queued",
-        "delivery": "queue",
-        "kind": "prompt",
-        "author": {"clientId": "c", "name": "n"},
-        "promptText": "ping",
-        "attachments": [],
-        "acceptedAt": "2026-11-20T09:30:00.000Z",
-    }
-
-
-async def test_a_session_is_read_by_one_stream_at_a_time(autojump_clock: MockClock) -> None:
-    server = FakeServer()
-    async with connected(server) as client:
+    server.cut_after = lambda connection: 1 if connection else None
+    async with connected(server, give_up_s=30.0) as client:
         with client.session("s1") as events:
             await anext(events)
-            with pytest.raises(ValueError, match="being read already"):
-                client.session("s1")
-        with client.session("s1") as again:
-            assert isinstance(await anext(again), Resync)
+            await server.drop_all()
+            lost_at = trio.current_time()
+            with pytest.raises(ServerGone):
+                await anext(events)
+    assert 27 <= trio.current_time() - lost_at <= 30
+
+
+async def test_an_answer_that_is_not_of_the_contract_is_told_to_who_asked(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    server.answers["server/info"] = lambda _: {"version": 3}
+    async with connected(server) as client:
+        with pytest.raises(AnswerBroken, match="server/info"):
+            await client.call("server/info", m.NoParams())
+        await client.call("ping", m.NoParams())
+
+
+async def test_a_call_that_is_given_up_before_it_was_written_is_not_sent(autojump_clock: MockClock) -> None:
+    server = FakeServer()
+    async with connected(server) as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_prompt, client)
+            nursery.cancel_scope.cancel()
+        with trio.CancelScope() as scope:
+            server.refused_dials = 1
+            await server.drop_all()
+            await wait_all_tasks_blocked()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_prompt, client)
+                await wait_all_tasks_blocked()
+                scope.cancel()
+        await client.call("ping", m.NoParams())
+    assert [method for method, _ in server.asked if method != "initialize"] == ["ping"]
 
 
 async def test_a_call_that_is_given_up_tells_the_server(autojump_clock: MockClock) -> None:
@@ -516,7 +413,6 @@ def test_the_typed_calls_are_the_table_of_methods() -> None:
 def test_every_method_is_known_to_be_repeatable_or_not() -> None:
     once = {
         *("initialize", "session/new", "session/fork", "session/prompt", "session/summarize", "session/shell"),
-        "permission/revoke",
         *("server/shutdown", "test/release", "test/hold"),
     }
     assert set(m.METHODS) - REPEATABLE == once
