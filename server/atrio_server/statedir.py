@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -67,7 +68,7 @@ class StateDirLocked(Exception):
 
     def __init__(self, path: Path, owner_pid: int | None, http: str | None) -> None:
         owner = f"the Atrio server with pid {owner_pid}" if owner_pid else "another Atrio server"
-        way_out = f"stop it (kill {owner_pid})" if owner_pid else "stop it"
+        way_out = f"stop it (`atrio stop --state-dir {shlex.quote(str(path))}`)"
         super().__init__(
             f"data_dir_locked: {path} is in use by {owner}{f' at {http}' if http else ''}; "
             f"{way_out}, or choose another --state-dir"

@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "export": ("export:export", "[OPTIONS] [SESSION]", "Print a whole session."),
     "models": ("models:models", "[OPTIONS]", "List the models, and say which is used and why."),
     "serve": ("serve:serve", "[OPTIONS]", "Run a server."),
+    "stop": ("stop:stop", "[OPTIONS]", "Stop the server in order."),
     "config": ("config:app", "", "Show the configuration, and trust that of a project."),
     "doctor": ("doctor:doctor", "[OPTIONS]", "Look at everything, and say how to mend what is wrong."),
     "token": ("token:app", "", "Show or replace the token that opens the server."),

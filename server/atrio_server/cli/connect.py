@@ -20,6 +20,7 @@ from atrio_protocol.version import VERSION
 from atrio_server.cli.failure import Exit, Failure
 from atrio_server.cli.options import Target
 from atrio_server.cli.output import say
+from atrio_server.cli.stop import stop_command
 from atrio_server.client import Address, Client, ServerGone, open_client
 from atrio_server.discover import Found, find_or_start, find_server
 from atrio_server.statedir import StateDirUnsafe
@@ -32,6 +33,7 @@ __all__ = [
     "open_connection",
     "open_workspace",
     "real_directory",
+    "socket_url",
 ]
 
 LEAVING_S: Final = 12.0
@@ -46,7 +48,7 @@ async def open_connection(target: Target, *, found: Found | None = None) -> Asyn
         if found is not None:
             client = await stack.enter_async_context(_open(Address(found.ws, found.token)))
         elif url:
-            client = await stack.enter_async_context(_open(Address(_socket_url(url), _token(target, url))))
+            client = await stack.enter_async_context(_open(Address(socket_url(url), _token(target, url))))
         else:
             client = await _connect_to_own(stack, target.resolved_state_dir())
         client.on_connection = lambda there: say(
@@ -72,7 +74,7 @@ async def _connect_to_own(stack: AsyncExitStack, state_dir: Path) -> Client:
         if found.version != VERSION:
             say(
                 f"the running server (pid {found.pid}) is version {found.version} and this is {VERSION}; "
-                f"to change it, stop it (kill {found.pid}) and the next command starts a new one"
+                f"to change it, stop it ({stop_command(state_dir)}) and the next command starts a new one"
             )
         return client
 
@@ -154,7 +156,7 @@ def _locator(first: Address, state_dir: Path) -> Callable[[], Address]:
     return locate
 
 
-def _socket_url(url: str) -> str:
+def socket_url(url: str) -> str:
     """``ws://HOST:PORT/v1/ws`` from what people type."""
     scheme, separator, rest = url.partition("://")
     if not separator:
@@ -181,7 +183,7 @@ def _token(target: Target, url: str) -> str:
             raise Failure(Exit.USAGE, sentence) from None
     if token := os.environ.get("ATRIO_TOKEN"):
         return token
-    host = urlsplit(_socket_url(url)).hostname or ""
+    host = urlsplit(socket_url(url)).hostname or ""
     state_dir = target.resolved_state_dir()
     if not (host in {"localhost", "::1"} or host.startswith("127.")) or not state_dir.is_dir():
         raise Failure(Exit.UNREACHABLE, f"no token for {url}; give --token-file or set ATRIO_TOKEN")

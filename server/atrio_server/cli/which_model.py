@@ -13,6 +13,7 @@ from typing import Final
 from atrio_protocol.errors import WireError
 from atrio_protocol.methods import ModelInfo, ModelListParams, SessionParams
 from atrio_protocol.struct import UNSET, given
+from atrio_server.cli.stop import stop_command
 from atrio_server.client import Client, ClientError
 from atrio_server.statedir import StateDirUnsafe, running_server
 
@@ -68,5 +69,5 @@ async def unseen_key(client: Client, state_dir: Path, environ: Mapping[str, str]
         return ""
     return (
         f"the running server was not started with this {' and '.join(names)};"
-        f" stop it (kill {server.pid}), and the next command starts one that is"
+        f" stop it ({stop_command(state_dir)}), and the next command starts one that is"
     )

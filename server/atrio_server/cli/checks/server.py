@@ -19,6 +19,7 @@ from atrio_server.cli.checks.finding import Finding, ok, problem, warning
 from atrio_server.cli.connect import open_connection
 from atrio_server.cli.failure import Failure
 from atrio_server.cli.options import Target
+from atrio_server.cli.stop import stop_command
 from atrio_server.cli.which_model import default_model, unseen_key
 from atrio_server.client import Client, ClientError
 from atrio_server.discover import Found, find_server
@@ -82,7 +83,8 @@ async def _ask(client: Client, target: Target, root: Path, found: Found | None) 
     detail = f"runs with pid {info.pid}, version {version}"
     finding = ok(_NAME, detail)
     if version != VERSION:
-        fix = f"stop it (kill {info.pid}), and the next command starts one of this version"
+        how = "stop it" if found is None else f"stop it ({stop_command(target.resolved_state_dir())})"
+        fix = f"{how}, and the next command starts one of this version"
         finding = warning(_NAME, f"{detail}, and this is {VERSION}", fix)
     return ServerSeen(finding, True, model, await _mcp_states(client, root), hint)
 
