@@ -1,0 +1,93 @@
+"""The Python client against a real server: its document's example as it stands there, and a server that moves."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from atrio_protocol.content import TextBlock
+from atrio_protocol.events import MessageDelta
+from atrio_protocol.methods import NoParams, OpenParams, PromptParams, SessionNewParams
+from atrio_server import client as client_package
+from atrio_server.client import Address, Client, Resync, open_client
+from wire.conftest import Harness
+from wire.process import Process, spawn
+
+LIMIT_S = 90
+DOCUMENT = Path(__file__).parents[2] / "docs/client.md"
+HALF = {"match": "^half", "responses": [[{"say": "half of it"}, {"gate": "never"}]]}
+PLAIN = {"responses": [[{"say": "{{prompt}}"}]]}
+
+
+async def test_the_example_of_the_document_runs_as_it_stands_there(bench: Harness) -> None:
+    example = re.search(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    assert example is not None
+    program = bench.root / "ask.py"
+    program.write_text(example[1])
+    with trio.fail_after(LIMIT_S):
+        async with spawn(bench.state_dir, "--model", bench.script(PLAIN)) as server:
+            done = await trio.run_process(
+                [sys.executable, str(program), "what", "is", "here"],
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+                cwd=bench.directory,
+                env={
+                    "ATRIO_SERVER": server.ws,
+                    "ATRIO_TOKEN": server.token,
+                    "PYTHONPATH": ":".join(entry for entry in sys.path if entry),
+                },
+                check=False,
+            )
+    assert done.stdout == b"what is here\n(end_turn)\n"
+
+
+def test_what_the_client_offers_is_described_and_in_the_document() -> None:
+    document = DOCUMENT.read_text()
+    for name in client_package.__all__:
+        offered = getattr(client_package, name)
+        if inspect.isclass(offered) or inspect.isfunction(offered):
+            assert inspect.getdoc(offered), name
+        if inspect.isclass(offered) and issubclass(offered, Exception):
+            assert f"`{name}`" in document
+    for name, member in inspect.getmembers(Client, inspect.isfunction):
+        assert name.startswith("_") or inspect.getdoc(member), name
+    arguments = set(inspect.signature(open_client).parameters)
+    assert arguments == set(re.findall(r"`(\w+)`", document)) & arguments
+
+
+async def test_a_server_that_was_killed_and_comes_back_on_another_port_is_found_and_says_what_became_of_the_run(
+    bench: Harness,
+) -> None:
+    model = bench.script(HALF, PLAIN)
+    at: list[Process] = []
+    with trio.fail_after(LIMIT_S):
+        async with spawn(bench.state_dir, "--test-hooks", "--model", model) as first:
+            at.append(first)
+            async with open_client(
+                first.ws, first.token, client_name="test", locate=lambda: Address(at[-1].ws, at[-1].token)
+            ) as client:
+                opened = await client.call("workspace/open", OpenParams(path=str(bench.directory)))
+                params = SessionNewParams(workspace_id=opened.workspace.workspace_id)
+                session_id = (await client.call("session/new", params)).session.session_id
+                with client.session(session_id, watch=("run-1",)) as events:
+                    prompt = PromptParams(session_id=session_id, prompt=(TextBlock(text="half"),), run_id="run-1")
+                    await client.call("session/prompt", prompt)
+                    while not isinstance(await anext(events), MessageDelta):
+                        pass
+                    first.process.kill()
+                    await first.ended()
+                    async with spawn(bench.state_dir, "--test-hooks", "--model", model) as second:
+                        assert second.ws != first.ws
+                        at.append(second)
+                        assert (await client.call("server/info", NoParams())).pid == second.pid
+                        item = await anext(events)
+                        while not isinstance(item, Resync):
+                            item = await anext(events)
+                        assert events.recovered is False
+                        assert [run.stop_reason for run in item.snapshot.runs] == ["interrupted"]
+                        # The same prompt again is the same run, killed server or not.
+                        again = await client.call("session/prompt", prompt)
+                        assert (again.duplicate, again.run.stop_reason) == (True, "interrupted")
