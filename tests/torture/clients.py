@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import h11
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
@@ -20,13 +21,21 @@ from torture.history import History
 from wire.client import ignoring_late_pings
 from wire.http import http
 
-__all__ = ["Client", "Gone", "Server", "ask", "open_client"]
+__all__ = ["Client", "Gone", "Refused", "Server", "ask", "open_client"]
 
 Json = dict[str, Any]
 
 
 class Gone(Exception):
     """The connection is over; whatever was not answered may have happened or not."""
+
+
+class Refused(Exception):
+    """The server answered with an error."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
 
 
 class Server:
@@ -91,9 +100,15 @@ class Client:
         return await self.answer(await self.send(method, **params))
 
     async def call(self, method: str, **params: Any) -> Any:
-        """Send a request that must succeed, and return its result."""
+        """Send a request that must succeed, and return its result.
+
+        Raises:
+            Refused: It did not.
+            Gone: The connection is over.
+        """
         answer = await self.ask(method, **params)
-        assert "result" in answer, f"{method} was refused: {answer['error']}"
+        if "error" in answer:
+            raise Refused(answer["error"]["data"]["kind"], answer["error"]["message"])
         return answer["result"]
 
     async def prompt(self, session_id: str, text: str, **params: Any) -> Json:
@@ -233,8 +248,9 @@ async def _reading(client: Client) -> AsyncGenerator[None]:
             client.stall(False)
             with trio.move_on_after(2, shield=True):
                 await client.ws.aclose()
-            client.over(1000)
+                await client.closing()  # what had come before is noted first
             nursery.cancel_scope.cancel()
+            client.over(1000)
 
 
 async def ask(history: History, server: Server, method: str, **params: Any) -> Json:
@@ -251,7 +267,7 @@ async def ask(history: History, server: Server, method: str, **params: Any) -> J
     try:
         answered = await http(server.http, "POST", "/v1/rpc", headers=headers, body=body)
         frame = answered.json()
-    except (OSError, trio.BrokenResourceError, json.JSONDecodeError) as exc:
+    except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as exc:
         history.note("closed", conn=conn, code=1006)
         raise Gone from exc
     answer = {key: frame[key] for key in ("result", "error") if key in frame}

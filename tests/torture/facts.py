@@ -11,9 +11,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-__all__ = ["Broken", "Facts", "Life", "Reading", "Request", "RunFacts", "read", "seconds_of", "text_of"]
+__all__ = [
+    "ACCEPTING",
+    "CLOCK_S",
+    "DELTAS",
+    "Broken",
+    "Facts",
+    "Life",
+    "Reading",
+    "Request",
+    "RunFacts",
+    "read",
+    "seconds_of",
+    "text_of",
+]
 
 Json = dict[str, Any]
+
+CLOCK_S = 0.002
+"""By so much two times of one clock may differ for what was at once: some are cut to milliseconds."""
 
 DELTAS = ("message.delta", "tool.output")
 ACCEPTING = ("session/prompt", "session/shell", "session/summarize")
@@ -58,22 +74,28 @@ class Request:
 
 @dataclass(eq=False)
 class Life:
-    """One server process. ``killed_at`` is when SIGKILL was about to be sent."""
+    """One server process. Signals are noted when they are about to be sent; of each kind the first counts."""
 
     number: int
     started: int
     started_at: float
-    signal: str = ""
-    signalled: int | None = None
-    signalled_at: float = 0.0
+    asked: int | None = None
+    """Where it got SIGTERM."""
+    asked_at: float = 0.0
+    killed_at: float = 0.0
     ended: int | None = None
     ended_at: float = 0.0
     code: int | None = None
 
     @property
     def killed(self) -> bool:
-        """Whether it had no chance to save."""
+        """Whether it ended without having saved everything, by a signal or by itself."""
         return self.ended is not None and self.code != 0
+
+    @property
+    def stopped_at(self) -> float:
+        """From when on a crash may have kept it from what it had to do."""
+        return self.killed_at or self.ended_at
 
 
 @dataclass(eq=False)
@@ -87,6 +109,7 @@ class Reading:
     seq: int
     server: int
     begun: int
+    begun_at: float
     snapshot: Json | None
     reads: bool
     events: list[tuple[int, Json]] = field(default_factory=list)
@@ -126,9 +149,8 @@ class RunFacts:
         return next((run for _, _, _, run in reversed(self.told) if run["state"] == "completed"), None)
 
     @property
-    def server(self) -> int:
-        """The server that accepted it, as far as is known."""
-        return min(server for _, server, _, _ in self.told)
+    def accepted_at(self) -> float:
+        return seconds_of(self.told[0][3]["acceptedAt"])
 
 
 class Facts:
@@ -160,6 +182,11 @@ class Facts:
     def life(self, number: int) -> Life:
         """A server; one that was started outside of the history is taken to run all along."""
         return self.lives.setdefault(number, Life(number, 0, 0.0))
+
+    def home(self, run: RunFacts) -> Life:
+        """The server that accepted a run."""
+        by_then = [life for life in self.lives.values() if life.started_at <= run.accepted_at + CLOCK_S]
+        return max(by_then, key=lambda life: life.number, default=self.life(min(self.lives, default=0)))
 
     @property
     def last_server(self) -> int:
@@ -206,8 +233,10 @@ class _Reader:
 
     def _signal(self, place: int, entry: Json) -> None:
         life = self.facts.life(entry["server"])
-        if not life.signal:  # the first one counts; a second SIGTERM has a meaning of its own
-            life.signal, life.signalled, life.signalled_at = entry["name"], place, entry["at"]
+        if entry["name"] == "SIGKILL":
+            life.killed_at = life.killed_at or entry["at"]
+        elif life.asked is None:
+            life.asked, life.asked_at = place, entry["at"]
 
     def _ended(self, place: int, entry: Json) -> None:
         life = self.facts.life(entry["server"])
@@ -292,6 +321,7 @@ class _Reader:
             seq=stream["seq"],
             server=request.server,
             begun=place,
+            begun_at=request.replied_at,
             snapshot=snapshot,
             reads=self.facts.conns[request.conn]["reads"],
             last=stream["seq"],

@@ -159,10 +159,10 @@ class Played:
     """Messages of a lower order may be there that it does not know."""
 
     @classmethod
-    def of(cls, reading: Reading, at: float) -> "Played":
+    def of(cls, reading: Reading) -> "Played":
         snapshot = reading.snapshot
         assert snapshot is not None
-        messages = {message["messageId"]: Said.of(message, at) for message in snapshot["messages"]}
+        messages = {message["messageId"]: Said.of(message, reading.begun_at) for message in snapshot["messages"]}
         runs = {run["runId"]: run["state"] for run in snapshot["runs"] if run["state"] != "completed"}
         orders = [message["order"] for message in snapshot["messages"]]
         return cls(reading.seq, messages, runs, min(orders, default=0) if snapshot["more"] else 0)
@@ -170,9 +170,8 @@ class Played:
 
 def play(facts: Facts, log: Log) -> Played | None:
     """Play a session's log from its first snapshot on; checks texts, and every snapshot. Gives the end of it."""
-    at = facts.life(log.server).started_at
     shots = sorted((one for one in log.readings if one.snapshot is not None), key=lambda one: one.seq)
-    player = _Player(facts, log, at)
+    player = _Player(facts, log)
     for item in log.items:
         while shots and shots[0].seq < item.last:
             player.look(shots.pop(0), item)
@@ -183,10 +182,9 @@ def play(facts: Facts, log: Log) -> Played | None:
 
 
 class _Player:
-    def __init__(self, facts: Facts, log: Log, at: float) -> None:
+    def __init__(self, facts: Facts, log: Log) -> None:
         self.facts = facts
         self.log = log
-        self.at = at
         self.state: Played | None = None
 
     def take(self, item: Item) -> None:
@@ -207,7 +205,7 @@ class _Player:
         state = self.state
         within = item is not None and item.first <= reading.seq
         if state is None or (item is None and state.seq < reading.seq) or (within and item and item.after_gap):
-            self.state = Played.of(reading, self.at)
+            self.state = Played.of(reading)
             return
         part_of: tuple[str, int, str] | None = None
         if within and item is not None:
@@ -217,7 +215,7 @@ class _Player:
                 grown = item.text[: max(item.offsets[reading.seq] - item.offset, 0)]
                 part_of = item.event["messageId"], item.event["part"], grown
         elif state.seq != reading.seq:
-            self.state = Played.of(reading, self.at)
+            self.state = Played.of(reading)
             return
         self._compare(state, reading, part_of)
 

@@ -6,7 +6,7 @@ What is sent and received is noted by `torture.clients`; nothing is judged here.
 
 import json
 import signal
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,34 @@ from torture.clients import Client, Server, open_client
 from torture.history import History
 from wire.process import Process, spawn
 
-__all__ = ["Rig", "ServerProcess", "open_session", "read_all"]
+__all__ = ["WAIT_S", "Rig", "ServerProcess", "open_session", "read_all"]
 
 Json = dict[str, Any]
+
+WAIT_S = 120
+"""How long anything may take before it counts as hanging, on a machine that does much besides."""
+
+
+def batched(things: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The things in lists of a size."""
+    rest = list(things)
+    while rest:
+        yield rest[:size]
+        del rest[:size]
 
 
 class ServerProcess(Server):
     """A running server. Made by `Rig.serve`."""
 
-    def __init__(self, process: Process, history: History, number: int) -> None:
+    def __init__(self, process: Process, rig: "Rig", number: int) -> None:
         super().__init__(ws=process.ws, http=process.http, token=process.token, number=number)
         self.process = process
-        self._history = history
+        self._rig = rig
         self._gone = False
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; it is noted first."""
-        self._history.note("signal", server=self.number, name=number.name)
+        self._rig.history.note("signal", server=self.number, name=number.name)
         self.process.signal(number)
 
     async def gone(self) -> int:
@@ -41,7 +52,7 @@ class ServerProcess(Server):
         code = await self.process.ended()
         if not self._gone:
             self._gone = True
-            self._history.note("ended", server=self.number, code=code)
+            self._rig.history.note("ended", server=self.number, code=code)
         return code
 
     async def kill(self) -> None:
@@ -78,12 +89,17 @@ class Rig:
         path.mkdir(exist_ok=True)
         return str(path)
 
+    def begin(self, history: History, server: ServerProcess) -> None:
+        """Write a new history from now on; it begins with a server that runs already."""
+        self.history = history
+        history.note("start", server=server.number, pid=server.process.pid)
+
     @asynccontextmanager
     async def serve(self) -> AsyncGenerator[ServerProcess]:
         """Run the next server until the end of the block; if it still runs there it is killed, unnoted."""
         log = self.root / "server.log"
         async with spawn(self.state_dir, *self._flags, log=log, program=self._program) as process:
-            server = ServerProcess(process, self.history, self._number)
+            server = ServerProcess(process, self, self._number)
             self._number += 1
             self.history.note("start", server=server.number, pid=process.pid)
             yield server
@@ -99,18 +115,18 @@ async def open_session(client: Client, directory: str, *, attach: bool = True) -
     return session
 
 
-async def read_all(history: History, server: Server, sessions: Sequence[str], runs: Sequence[str]) -> None:
-    """Ask for everything that must be known in the end: by one connection, wherever the sessions are.
+async def read_all(history: History, server: Server, sessions: Iterable[str], runs: Iterable[str]) -> None:
+    """Wait for the ends of these runs and read the sessions: all that must be known in the end.
 
     Raises:
         Gone: The server is not there.
     """
-    with trio.fail_after(120):
+    with trio.fail_after(WAIT_S):
         async with open_client(history, server, name="reader") as client:
-            for run_id in runs:
-                answer = await client.ask("run/wait", runId=run_id)
-                if "result" in answer:
-                    await client.call("run/get", runId=run_id)
+            for some in batched(runs, 50):
+                asked = [await client.send("run/wait", runId=run_id) for run_id in some]
+                for request_id in asked:
+                    await client.answer(request_id)
             for session in sessions:
                 before: Json = {}
                 while True:

@@ -6,12 +6,9 @@ read from times that the server wrote (`finishedAt`, `startedAt`): its clock is
 that of the history, and they are cut to milliseconds.
 """
 
-from torture.facts import Facts, Request, RunFacts, seconds_of
+from torture.facts import CLOCK_S, Facts, Request, RunFacts, seconds_of
 
 __all__ = ["check_cancels"]
-
-CLOCK_S = 0.002
-"""Two times of one clock, one of them cut to milliseconds."""
 
 CANCELS = ("session/cancel", "session/clear_queue")
 OTHERS = ("session/delete", "workspace/close", "server/shutdown")
@@ -113,7 +110,7 @@ def _check_explained(facts: Facts, run: RunFacts) -> None:
     for request in facts.of(*OTHERS):
         if request.error is None and request.sent_at <= finished + CLOCK_S:
             return
-    if any(life.signal == "SIGTERM" and life.signalled_at <= finished + CLOCK_S for life in facts.lives.values()):
+    if any(life.asked is not None and life.asked_at <= finished + CLOCK_S for life in facts.lives.values()):
         return
     facts.breaks("cancel_explained", f"{run.run_id} (number {run.seq}) ended cancelled, and nobody has cancelled it")
 

@@ -13,7 +13,7 @@ and so much more is allowed.
 
 from typing import Any
 
-from torture.facts import Facts, Life, RunFacts, seconds_of, text_of
+from torture.facts import CLOCK_S, Facts, Life, RunFacts, seconds_of, text_of
 from torture.logs import Log, Played
 
 __all__ = ["LOSS_S", "check_crashes", "check_end", "text_losses"]
@@ -29,8 +29,6 @@ SLACK_S = 0.050
 STALL_WINDOW_S = 1.0
 """Stalls of the machine count that ended at most so long before the kill, or after it."""
 
-CLOCK_S = 0.002
-
 
 def check_crashes(facts: Facts, logs: list[Log], played: dict[Log, Played]) -> None:
     """Check what the ends of servers did to runs."""
@@ -39,7 +37,7 @@ def check_crashes(facts: Facts, logs: list[Log], played: dict[Log, Played]) -> N
         _check_interrupted(facts, run)
         _check_not_running(facts, run)
     for life in facts.lives.values():
-        if life.signal == "SIGTERM":
+        if life.asked is not None and not life.killed_at:
             _check_drained(facts, logs, life)
     for how in _lost_text(facts, played):
         facts.breaks("loss", how)
@@ -54,10 +52,6 @@ def check_end(facts: Facts, logs: list[Log], played: dict[Log, Played]) -> None:
         _check_rows(facts, session, messages)
     for log, state in played.items():
         _check_stored_as_told(facts, log, state)
-
-
-def _life_at(facts: Facts, server: int) -> Life:
-    return facts.life(server)
 
 
 def _check_kept(facts: Facts, run: RunFacts) -> None:
@@ -89,26 +83,21 @@ def _check_interrupted(facts: Facts, run: RunFacts) -> None:
     end = run.end
     if end is None:
         return
-    crashes = [life for life in facts.lives.values() if life.killed and life.number >= run.server]
-    finished = seconds_of(end["finishedAt"])
+    home, finished = facts.home(run), seconds_of(end["finishedAt"])
     if end["stopReason"] == "interrupted":
-        if not any((life.signalled_at or life.started_at) <= finished + CLOCK_S for life in crashes):
+        if not home.killed or finished + CLOCK_S < home.stopped_at:
             facts.breaks("interrupted", f"{run.run_id} ended interrupted, and its server was not killed")
         if any(by == "run.completed" for _, _, by, _ in run.told):
             facts.breaks("interrupted", f"{run.run_id} was told to end interrupted on its stream")
-    elif crashes:
-        life = min(crashes, key=lambda one: one.number)
-        accepted_here = run.server == life.number
-        # Its process lives a moment longer than the signal is told to take; whoever waits for its end knows better.
-        until = life.ended_at or life.signalled_at
-        if accepted_here and finished > until + CLOCK_S:
-            facts.breaks("interrupted", f"{run.run_id} outlived its server, and ended {end['stopReason']}")
+    elif home.killed and finished > home.ended_at + CLOCK_S:
+        facts.breaks("interrupted", f"{run.run_id} outlived its server, and ended {end['stopReason']}")
 
 
 def _check_not_running(facts: Facts, run: RunFacts) -> None:
     """No later server knows a run as open."""
+    home = facts.home(run)
     for place, server, by, told in run.told:
-        if server > run.server and told["state"] != "completed":
+        if server > home.number and told["state"] != "completed":
             facts.breaks("running", f"{run.run_id} is {told['state']} by {by} after a restart (entry {place})")
 
 
@@ -121,12 +110,12 @@ def _check_drained(facts: Facts, logs: list[Log], life: Life) -> None:
         if log.of != "session" or log.server != life.number:
             continue
         for reading in log.readings:
-            if not reading.reads or reading.over is None or reading.over < (life.signalled or 0):
+            if not reading.reads or reading.over is None or reading.over < (life.asked or 0):
                 continue
             place, code = facts.closed.get(reading.conn, (0, 0))
             if code == 1000:
                 continue  # it left by itself
-            if place > (life.signalled or 0) and code != 1001:
+            if place > (life.asked or 0) and code != 1001:
                 facts.breaks("drained", f"{reading.conn} was closed with {code}")
             shot = reading.snapshot or {"runs": []}
             open_runs = {run["runId"] for run in shot["runs"] if run["state"] != "completed"}
@@ -232,9 +221,9 @@ def _published_in_time(facts: Facts, log: Log, times: list[list[tuple[int, float
 
 def _durable_until(facts: Facts, life: Life) -> float:
     """What was published until then must be stored."""
-    window = life.signalled_at - STALL_WINDOW_S
-    stalled = sum(s for at, s in facts.stalls if window <= at and at - s <= life.signalled_at)
-    return life.signalled_at - LOSS_S - SLACK_S - stalled
+    window = life.stopped_at - STALL_WINDOW_S
+    stalled = sum(s for at, s in facts.stalls if window <= at and at - s <= life.stopped_at)
+    return life.stopped_at - LOSS_S - SLACK_S - stalled
 
 
 def _lost_text(facts: Facts, played: dict[Log, Played]) -> list[str]:
@@ -244,7 +233,7 @@ def _lost_text(facts: Facts, played: dict[Log, Played]) -> list[str]:
         if lost_at <= _durable_until(facts, life):
             found.append(
                 f"{log.thing}: of part {part} of {message_id} {kept} characters are stored; "
-                f"what is missing was told {life.signalled_at - lost_at:.3f} s before the kill"
+                f"what is missing was told {life.stopped_at - lost_at:.3f} s before the kill"
             )
     return found
 
@@ -257,7 +246,7 @@ def text_losses(facts: Facts, played: dict[Log, Played]) -> list[float]:
             lost |= {(log.thing, message_id): 0.0 for message_id, said in state.messages.items() if not said.completed}
     for log, message_id, _, _, lost_at in _losses(facts, played):
         key = log.thing, message_id
-        lost[key] = max(lost.get(key, 0.0), facts.life(log.server).signalled_at - lost_at)
+        lost[key] = max(lost.get(key, 0.0), facts.life(log.server).stopped_at - lost_at)
     return list(lost.values())
 
 
