@@ -127,3 +127,17 @@ async def test_a_run_uses_the_users_file(configured: Atrio, tmp_path: Path) -> N
     done = await configured("run", "hello", "--standalone")
     assert done.code == 0
     assert "named by a flag or in the configuration" in done.err or "model demo" in done.err
+
+
+async def test_the_models_of_a_directory_are_those_of_its_configuration(atrio: Atrio) -> None:
+    (atrio.directory / ".atrio").mkdir()
+    (atrio.directory / ".atrio/config.toml").write_text('model = "demo"\n')
+    atrio.environ["OPENAI_API_KEY"] = "sk-none-that-is-asked"
+    listed = {words: await atrio("models", *words, "--json") for words in ((), ("--dir", "."))}
+    await atrio("stop")
+    of_server, of_directory = (
+        [model["modelId"] for model in map(json.loads, done.out.splitlines()) if model["default"]]
+        for done in listed.values()
+    )
+    assert [name.partition("/")[0] for name in of_server] == ["openai"]
+    assert of_directory == ["demo"]

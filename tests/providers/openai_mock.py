@@ -81,6 +81,8 @@ class Answer:
         if after is not None:
             date = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
             headers.append(f"Retry-After: {date if after == 'date' else after}")
+        if "location" in self.options:
+            headers.append(f"Location: {self.options['location']}")
         if "after-ms" in self.options:
             headers.append(f"retry-after-ms: {self.options['after-ms']}")
         message = self.options.get("message", "mock says no to sk-secret-key").replace("_", " ")

@@ -48,7 +48,7 @@ class Probe:
             async with self._http.stream("GET", url, headers=self._headers(provider), follow_redirects=False) as answer:
                 if answer.status_code in _NOT_THERE:
                     return False
-                if answer.status_code < 400:
+                if answer.is_success:
                     return True
                 await answer.aread()
         except httpx2.TransportError as exc:

@@ -37,6 +37,8 @@ _IDLE_S: Final = 30
 _IMPORTED_LATE: Final = ("anyio._backends._trio", "encodings.idna")
 """What the SDKs and their libraries would import within the first request, while the event loop waits."""
 
+_NOT_REDIRECT: Final = 400
+
 TIMEOUT: Final = httpx2.Timeout(_SILENCE_S, connect=_CONNECT_S, pool=None)
 HEADERS: Final = {"Accept-Encoding": "identity"}
 """A compressed stream arrives in lumps."""
@@ -50,7 +52,10 @@ def import_late_parts() -> None:
 
 
 def http_client() -> httpx2.AsyncClient:
-    """What an SDK sends through."""
+    """What an SDK sends through.
+
+    No redirect is followed: on the way to another host only some of the headers that hold keys would be dropped.
+    """
     if getproxies().keys() - {"no"}:
         # Through a proxy the ordinary way, which is slower and knows about proxies.
         limits = httpx2.Limits(
@@ -58,15 +63,22 @@ def http_client() -> httpx2.AsyncClient:
             max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
             keepalive_expiry=_IDLE_S,
         )
-        return httpx2.AsyncClient(limits=limits, follow_redirects=True)
+        return httpx2.AsyncClient(limits=limits, follow_redirects=False)
     transport = FastTransport(
         max_connections=_MAX_CONNECTIONS, max_keepalive=_MAX_IDLE_CONNECTIONS, keepalive_s=_IDLE_S
     )
-    return httpx2.AsyncClient(transport=transport, follow_redirects=True)
+    return httpx2.AsyncClient(transport=transport, follow_redirects=False)
 
 
 def refused(response: httpx2.Response, body: object, address: Address) -> RunError:
-    """The error for an answer with a status of 400 or more. ``body`` is what the SDK made of it."""
+    """The error for an answer with a status of 300 or more. ``body`` is what the SDK made of it."""
+    if response.status_code < _NOT_REDIRECT:
+        named = address.url_name or "the address"
+        to = spoken(response.headers.get("location", "nowhere"), secret=address.key)
+        return ProviderError(
+            f"{address.server} answered {response.status_code}, a redirect to {to}, which is not followed: "
+            f"the key is for {address.server}. Set {named} to where the server is"
+        )
     if isinstance(body, dict):
         fields = cast("dict[str, Any]", body)
         body = fields.get("error", fields)

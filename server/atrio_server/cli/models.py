@@ -1,12 +1,13 @@
 """`atrio models`: what there is to choose from.
 
 The server knows: its keys and its choice count, not those of the command's own
-environment. Sizes are in tokens, prices for a million of them.
+environment. A directory's configuration may choose otherwise, which ``--dir``
+shows. Sizes are in tokens, prices for a million of them.
 """
 
 from typing import TYPE_CHECKING
 
-from atrio_server.cli.options import OWN_SERVER, JsonLines, Target
+from atrio_server.cli.options import OWN_SERVER, Dir, JsonLines, Target
 
 if TYPE_CHECKING:
     from atrio_protocol.methods import ModelInfo, ModelPrice
@@ -17,16 +18,22 @@ __all__ = ["models"]
 
 def models(
     *,
+    directory: Dir = None,
     json: JsonLines = False,
     target: Target = OWN_SERVER,
 ) -> int:
-    """List the models of the server. The one in use without -m is marked, with the reason."""
+    """List the models of the server, or with --dir those of a directory. The one in use without -m is marked."""
     from atrio_protocol.methods import ModelListParams
+    from atrio_protocol.struct import UNSET
+    from atrio_server.cli.connect import open_workspace
     from atrio_server.cli.output import print_list
     from atrio_server.client import Client
 
     async def show(client: Client) -> int:
-        listed = await client.call("model/list", ModelListParams())
+        workspace_id = UNSET
+        if directory is not None:
+            workspace_id = (await open_workspace(client, directory)).workspace.workspace_id
+        listed = await client.call("model/list", ModelListParams(workspace_id=workspace_id))
         print_list(listed.models, ("MODEL", "", "CONTEXT", "PRICE", "WHY"), _row, as_json=json)
         return 0
 
