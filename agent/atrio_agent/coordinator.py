@@ -416,6 +416,7 @@ async def open_coordinator(
     viewers: Callable[[str], int],
     record_requests: bool,
     troubles: Callable[[], tuple[Trouble, ...]] = tuple,
+    life: str = "",
 ) -> AsyncGenerator[Coordinator]:
     """Open the inner level of a workspace: the nurseries of its sessions and of its commands.
 
@@ -426,9 +427,10 @@ async def open_coordinator(
     ``child_tools`` is what a sub-agent has. ``output_dir`` is for what commands
     say that is too long to be shown; it need not be there. No tool may enter a
     ``closed`` directory. ``rules`` answer what nobody answers. ``troubles`` tells
-    what is wrong with the workspace: each session says so once.
+    what is wrong with the workspace: each session says so once. ``life`` is whose the
+    commands are, should we be killed.
     """
-    async with open_jobs(output_dir) as jobs, trio.open_nursery() as nursery:
+    async with open_jobs(output_dir, life=life) as jobs, trio.open_nursery() as nursery:
         ground = Ground(
             workspace_id=workspace_id,
             root=root,

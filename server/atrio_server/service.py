@@ -31,6 +31,7 @@ from atrio_agent.store.base import Store
 from atrio_agent.store.index import SqliteRunIndex, open_run_index
 from atrio_agent.store.sqlite import open_sqlite_store
 from atrio_agent.streams import Rings
+from atrio_agent.tools.leftovers import end_leftovers, new_life
 from atrio_protocol.limits import MAX_CONNECTIONS
 from atrio_server.auth import Access, Identity, host_literal
 from atrio_server.calls import Caller
@@ -162,6 +163,8 @@ async def open_service(
             origins=origins,
         ) as models,
     ):
+        # Before anything is started here, and before anybody can ask for it.
+        await end_leftovers(state.identity)
         token = load_or_make_token(settings.state_dir)
         known.add_own((token, *keys_in(environ)))
         listening = await _listen(settings)
@@ -175,7 +178,7 @@ async def open_service(
                 models=models,
                 known=known,
             )
-            server = _make_server(settings, nursery, index, outfits, gates, stop)
+            server = _make_server(settings, nursery, index, outfits, gates, stop, new_life(state.identity))
             await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
             running = Running(
                 server,
@@ -200,6 +203,7 @@ def _make_server(
     outfits: OutfitMaker,
     gates: Gates,
     stop: trio.Event,
+    life: str,
 ) -> Server:
     means = Means(
         open_outfit=outfits.open,
@@ -208,6 +212,7 @@ def _make_server(
         detach_grace_s=settings.detach_grace_s,
         keep_alive=settings.keep_alive,
         record_requests=settings.test_hooks,
+        life=life,
     )
     workspaces = Workspaces(
         means,

@@ -12,6 +12,7 @@ that it names, so that what a killed server left behind misleads nobody.
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import shlex
@@ -117,6 +118,13 @@ class StateDir:
             os.close(file)
         # Replaces a link of that name instead of following it.
         draft.rename(self.path / SERVER_FILE)
+
+    @property
+    def identity(self) -> str:
+        """What tells this directory from every other on the machine, also one of the same name in another container."""
+        info = self.path.stat()
+        name = f"{self.path.resolve()}\0{info.st_dev}:{info.st_ino}"
+        return hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
 
     def _name_owner(self, http: str | None) -> None:
         os.ftruncate(self._lock, 0)

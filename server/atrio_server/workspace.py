@@ -58,6 +58,8 @@ class Means:
     detach_grace_s: float
     keep_alive: Literal["runs", "clients"]
     record_requests: bool
+    life: str = ""
+    """Whose the processes are that workspaces start, for the next server to find should this one be killed."""
     briefer: Callable[[], Briefer] = Briefer
     """Makes what says to a workspace's models where they are."""
 
@@ -239,7 +241,11 @@ class Workspace:
             for problem in outfit.problems:
                 log.warning("configuration", workspace=self.workspace_id, problem=problem)
             async with open_mcp(
-                outfit.mcp_servers, root=self.path, notify=self._notify, secrets=outfit.secrets
+                outfit.mcp_servers,
+                root=self.path,
+                notify=self._notify,
+                secrets=outfit.secrets,
+                life=self._means.life,
             ) as self._mcp:
                 await self._serve_with(store, outfit, self._mcp)
 
@@ -262,6 +268,7 @@ class Workspace:
             viewers=self.presence.viewers,
             troubles=self._troubles,
             record_requests=self._means.record_requests,
+            life=self._means.life,
         ) as coordinator:
             self._coordinator = coordinator
             if self._closing_for is None:

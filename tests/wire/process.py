@@ -47,7 +47,7 @@ async def spawn(
 ) -> AsyncGenerator[Process]:
     """Run `atrio serve` until the end of the block; it is killed there if it still runs.
 
-    ``program``: what Python runs.
+    ``program`` is what Python runs: a test may put something between the server and the world.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES), **(environ or {})}
     command = [sys.executable, *program, "serve", "--port", "0", "--state-dir", str(state_dir)]

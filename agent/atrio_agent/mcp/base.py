@@ -38,11 +38,13 @@ class Line:
 
     ``changed`` is called when other tools are offered. ``ends_by`` is asked, when
     the end begins, until when it may take. ``said`` gives the end of what the
-    server's process wrote to stderr; whoever starts one sets it.
+    server's process wrote to stderr; whoever starts one sets it. ``life`` is whose
+    that process is, should we be killed.
     """
 
     server: McpServer
     root: Path
+    life: str = ""
     changed: Callable[[], None] = lambda: None
     ends_by: Callable[[], float | None] = lambda: None
     said: Callable[[], str] = lambda: ""

@@ -201,7 +201,7 @@ async def open_link(line: Line) -> AsyncGenerator[SdkLink]:
         ):
             yield link
         return
-    async with open_process(line.server, line.root, ends_by=line.ends_by) as process:
+    async with open_process(line.server, line.root, life=line.life, ends_by=line.ends_by) as process:
         line.said = lambda: process.said
         incoming = Incoming(from_process(process))
         try:

@@ -21,6 +21,7 @@ import trio
 
 from atrio_agent.lifetime import CLOSE_S
 from atrio_agent.mcp.server import McpServer
+from atrio_agent.tools.leftovers import owned
 from atrio_agent.tools.orphans import Kin
 from atrio_agent.tools.process import child_environment
 
@@ -181,13 +182,14 @@ class ServerProcess:
 
 @asynccontextmanager
 async def open_process(
-    server: McpServer, root: Path, *, ends_by: Callable[[], float | None] = lambda: None
+    server: McpServer, root: Path, *, life: str = "", ends_by: Callable[[], float | None] = lambda: None
 ) -> AsyncGenerator[ServerProcess]:
     """Start a server, and end it and everything it started on the way out.
 
     Args:
         server: What to start; it has a command.
         root: The workspace's directory.
+        life: Whose it is, for `leftovers` to find; "" for nobody's.
         ends_by: Asked when the end begins: until when ending may take, in Trio's
             time. Five seconds from then, if it says None.
 
@@ -195,7 +197,7 @@ async def open_process(
         OSError: It could not be started. There is no process.
     """
     assert server.command is not None
-    environment = child_environment("") | dict(server.env)
+    environment = child_environment("") | dict(server.env) | owned(life)
     name, value = "ATRIO_MCP", secrets.token_hex(16)
     process = await trio.lowlevel.open_process(
         [server.command, *server.args],

@@ -83,6 +83,7 @@ async def open_mcp(
     *,
     root: Path,
     notify: Notify,
+    life: str = "",
     changed: Callable[[], None] = lambda: None,
     waits_s: tuple[float, ...] = WAITS_S,
     secrets: Iterable[str] = (),
@@ -96,6 +97,7 @@ async def open_mcp(
         servers: In the order in which their tools are told. No two have the same name.
         root: The workspace's resolved directory.
         notify: Told when a server is lost, back, or has failed.
+        life: Whose their processes are, for `leftovers` to find; "" for nobody's.
         changed: Called whenever a server's state or tools are others.
         waits_s: Seconds before each new try.
         secrets: What nothing of the workspace may tell, beside what each server is configured with.
@@ -113,7 +115,7 @@ async def open_mcp(
 
     keepers = tuple(
         Keeper(
-            Line(server=server, root=root),
+            Line(server=server, root=root, life=life),
             waits_s=waits_s,
             changed=has_changed,
             notify=notify,

@@ -52,6 +52,7 @@ class Capture:
         self._early: bytearray | None = bytearray()
         self._fd: int | None = None
         self._written_bytes = 0
+        self._torn = False
         self._head = ""
         self._tail = ""
         self._total = 0
@@ -89,6 +90,8 @@ class Capture:
             if await trio.to_thread.run_sync(_write, fd, data, limiter=self._threads, abandon_on_cancel=True):
                 self._fd = fd
                 self._written_bytes += len(data)
+            else:
+                self._torn = True
 
     def finish(self) -> None:
         """The command says no more: pass on the rest and close the file."""
@@ -133,6 +136,8 @@ class Capture:
             return ""
         if self._written_bytes >= MAX_FILE_BYTES:
             return f"; the first {MAX_FILE_BYTES // 1024**2} MiB are in {self._file}"
+        if self._torn:
+            return f"; the first {self._written_bytes:,} bytes are in {self._file}, which could not be written further"
         return f"; all is in {self._file}"
 
 

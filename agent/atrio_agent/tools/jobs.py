@@ -22,6 +22,7 @@ import trio
 from atrio_agent.lifetime import CLOSE_S
 from atrio_agent.tools.base import Place, ToolFailed, ToolInput, ToolOutcome, description_of, text_outcome
 from atrio_agent.tools.capture import Capture
+from atrio_agent.tools.leftovers import owned
 from atrio_agent.tools.orphans import become_reaper
 from atrio_agent.tools.output import MAX_TITLE_CHARS, shown
 from atrio_agent.tools.process import Directory, Ended, run_command
@@ -170,9 +171,10 @@ class Job:
 class Jobs:
     """The commands of one workspace. Made by `open_jobs`, not by hand."""
 
-    def __init__(self, nursery: trio.Nursery, folder: Path, threads: trio.CapacityLimiter) -> None:
+    def __init__(self, nursery: trio.Nursery, folder: Path, threads: trio.CapacityLimiter, life: str) -> None:
         self._nursery = nursery
         self._folder = folder
+        self._owned = owned(life)
         self._threads = threads
         self._jobs: dict[str, Job] = {}
         self._count = 0
@@ -201,7 +203,7 @@ class Jobs:
         Args:
             command: What the shell reads.
             directory: Opens the directory to run in; called in a thread, right before the start.
-            environment: All of the command's environment.
+            environment: The command's environment, but for whose it is.
             live: Takes output while somebody waits for it, and never blocks.
             in_background: Nobody waits for it.
             limit_s: When it is ended, in seconds from now.
@@ -227,7 +229,9 @@ class Jobs:
         self._jobs[job_id] = job
         # In a fresh context: that of the call must not live on in a job.
         contextvars.Context().run(
-            lambda: self._nursery.start_soon(self._run, job, directory, environment, name=f"command {job_id}")
+            lambda: self._nursery.start_soon(
+                self._run, job, directory, {**environment, **self._owned}, name=f"command {job_id}"
+            )
         )
         return job
 
@@ -272,7 +276,7 @@ class Jobs:
 
 
 @asynccontextmanager
-async def open_jobs(folder: Path) -> AsyncGenerator[Jobs]:
+async def open_jobs(folder: Path, *, life: str = "") -> AsyncGenerator[Jobs]:
     """Open the owner of a workspace's commands, and end them all on the way out.
 
     With the first command this process becomes the reaper of orphans. An exception
@@ -282,12 +286,13 @@ async def open_jobs(folder: Path) -> AsyncGenerator[Jobs]:
         folder: For the outputs that are too long to be shown; made and emptied for
             the first command, emptied at the end. It belongs to this workspace
             alone, and only its owner may read it.
+        life: Whose the commands are, for `leftovers` to find; "" for nobody's.
     """
     threads = trio.CapacityLimiter(_THREADS)
     jobs: Jobs | None = None
     try:
         async with trio.open_nursery() as nursery:
-            jobs = Jobs(nursery, folder, threads)
+            jobs = Jobs(nursery, folder, threads, life)
             try:
                 yield jobs
             finally:
