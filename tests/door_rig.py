@@ -80,6 +80,9 @@ class EchoBackend:
     cancelled: int = 0
     wait_s: float = math.inf
 
+    async def metrics(self) -> tuple[bytes, str]:
+        return b"echo_figures 1\n", "text/plain"
+
     async def rpc(self, body: bytes, identity: Identity, client_id: str | None) -> bytes | None:
         self.asked.append((identity, client_id))
         match body:

@@ -8,6 +8,7 @@ call that is not allowed ends the turn, and those behind it are not run.
 Cancelled, it leaves the open calls as they are; the run's ending closes them.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -19,6 +20,7 @@ import trio
 from atrio_agent.ask import Ask
 from atrio_agent.clock import now
 from atrio_agent.gates import HoldPoint
+from atrio_agent.measures import Measures
 from atrio_agent.messages import LiveMessage
 from atrio_agent.permissions import Decision
 from atrio_agent.reply import Call
@@ -48,6 +50,7 @@ class CallHost(Protocol):
     run: LiveRun
     tools: Tools
     scribe: Scribe
+    measures: Measures
 
     async def in_order(self) -> None:
         """Wait until a message may be made and published at once. To be called in the same step."""
@@ -132,7 +135,7 @@ async def _run(host: CallHost, message: LiveMessage, call: Call) -> ToolOutcome:
         locations = host.tools.locations(call.name, given, place)
         _change(host, message, call, status="in_progress", started_at=now(), locations=locations or UNSET)
         place = replace(place, output=_live(host, message, call))
-        return await host.tools.run(call.name, given, place)
+        return await _timed(host, call.name, given, place)
     except ToolFailed as exc:
         return _failed(host.tools.redacted(str(exc)))
     except _Refused:
@@ -140,6 +143,18 @@ async def _run(host: CallHost, message: LiveMessage, call: Call) -> ToolOutcome:
     except Exception:
         log.exception("tool failed", tool=call.name, session=host.run.session_id, run=host.run.run_id)
         return _failed(f"The tool {call.name} failed because of an error in Atrio.")
+
+
+async def _timed(host: CallHost, name: str, given: dict[str, Any], place: Place) -> ToolOutcome:
+    """Run a tool and report how long it took. One that is cancelled is reported as failed."""
+    began = time.monotonic()
+    failed = True
+    try:
+        outcome = await host.tools.run(name, given, place)
+        failed = outcome.is_error
+        return outcome
+    finally:
+        host.measures.tool_ended(name, time.monotonic() - began, failed=failed)
 
 
 async def _permitted(host: CallHost, message: LiveMessage, call: Call, ask: Ask, place: Place) -> Place:

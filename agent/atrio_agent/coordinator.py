@@ -24,6 +24,7 @@ from atrio_agent.forking import Fork
 from atrio_agent.gates import Gates
 from atrio_agent.ground import Ground
 from atrio_agent.lifetime import Deadlines, Errand, Errands
+from atrio_agent.measures import UNMEASURED, Measures
 from atrio_agent.models.choose import Models
 from atrio_agent.permissions import Broker, PermissionRules, Question
 from atrio_agent.profile import session_view
@@ -417,6 +418,7 @@ async def open_coordinator(
     record_requests: bool,
     troubles: Callable[[], tuple[Trouble, ...]] = tuple,
     life: str = "",
+    measures: Measures = UNMEASURED,
 ) -> AsyncGenerator[Coordinator]:
     """Open the inner level of a workspace: the nurseries of its sessions and of its commands.
 
@@ -428,7 +430,7 @@ async def open_coordinator(
     say that is too long to be shown; it need not be there. No tool may enter a
     ``closed`` directory. ``rules`` answer what nobody answers. ``troubles`` tells
     what is wrong with the workspace: each session says so once. ``life`` is whose the
-    commands are, should we be killed.
+    commands are, should we be killed. ``measures`` is told what has been done.
     """
     async with open_jobs(output_dir, life=life) as jobs, trio.open_nursery() as nursery:
         ground = Ground(
@@ -455,6 +457,7 @@ async def open_coordinator(
             viewers=viewers,
             troubles=troubles,
             record_requests=record_requests,
+            measures=measures,
         )
         coordinator = Coordinator(ground, jobs)
         nursery.start_soon(coordinator.unload_idle, name="unload idle sessions")

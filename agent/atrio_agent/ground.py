@@ -12,6 +12,7 @@ from pathlib import Path
 from atrio_agent.briefing import Briefer
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Errands
+from atrio_agent.measures import UNMEASURED, Measures
 from atrio_agent.models.choose import Models
 from atrio_agent.permissions import Broker
 from atrio_agent.store.base import Store
@@ -30,7 +31,8 @@ class Ground:
     turn. ``on_activity`` is called, synchronously, whenever the number of runs
     that are not completed may have changed. ``viewers`` tells how many clients
     look at a session. ``briefer`` says what models are told of the workspace. ``troubles`` are what is wrong with the
-    workspace at the moment. ``record_requests``: keep what the models were asked, for test hooks.
+    workspace at the moment. ``record_requests``: keep what the models were asked, for test hooks. ``measures`` is told
+    what has been done, for figures.
     """
 
     workspace_id: str
@@ -51,3 +53,4 @@ class Ground:
     viewers: Callable[[str], int]
     troubles: Callable[[], tuple[Trouble, ...]] = tuple
     record_requests: bool = False
+    measures: Measures = UNMEASURED

@@ -206,6 +206,12 @@ class Profile:
 
     def _count_aside(self, model: Model, report: UsageReport) -> None:
         """Count what was used beside the conversation: it costs as well, and takes no room in the context."""
+        self._ground.measures.tokens_used(
+            model.provider,
+            model.model_id,
+            input_tokens=report.input_tokens,
+            output_tokens=report.output_tokens,
+        )
         before = self.row.usage
         counted = Usage(
             input_tokens=report.input_tokens,

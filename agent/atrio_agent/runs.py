@@ -8,6 +8,7 @@ Nothing here waits, writes or publishes; the session does, in `session`.
 """
 
 import hashlib
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,7 @@ class LiveRun:
     permitted: bool = False
     """Whoever asked for it may allow what it does, and does so by asking."""
     accepted_at: str = field(default_factory=now)
+    taken_in_at: float = field(default_factory=time.monotonic)
 
     commit: Commit = field(default_factory=Commit)
     """Settled when the run and its prompt are stored, or could not be."""

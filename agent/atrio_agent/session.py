@@ -10,6 +10,7 @@ says of itself in `profile`. The invariant: every announced run gets exactly one
 terminal, published after it is stored.
 """
 
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -188,6 +189,7 @@ class Session:
                 self._wake()
                 continue
             self._unannounced.popleft()
+            self._ground.measures.run_accepted(time.monotonic() - run.taken_in_at)
             run.announced = True
             self.inbox.queue.append(run)
             self._publish_both(RunAccepted(run=run.view()))
@@ -327,6 +329,7 @@ class Session:
         for ended in (*run.folded, run):
             ended.completed = True
             self._publish_end(ended.view())
+            self._ground.measures.run_ended(ended.kind, decided.reason)
             self._let_go(ended)
             log.info("run completed", session=self.session_id, run=ended.run_id, reason=decided.reason)
         if self.inbox.active in (run, None):

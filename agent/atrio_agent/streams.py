@@ -124,12 +124,17 @@ class Rings:
     Beyond it, the streams that were longest without a reader give up their
     oldest events; when none of those has any left, the largest ring gives up
     its older half. ``clock`` is what `Stream.idle_since` is measured by.
+
+    It counts for all streams, of all time: events ``published``, and readers that
+    ``lagged`` out of a ring.
     """
 
     def __init__(self, *, max_bytes: int = RINGS_BYTES, clock: Callable[[], float] = trio.current_time) -> None:
         self.max_bytes = max_bytes
         self.clock = clock
         self.used_bytes = 0
+        self.published = 0
+        self.lagged = 0
         self.streams: dict[Stream, None] = {}
 
     def make_room(self) -> None:
@@ -197,6 +202,7 @@ class Stream:
         encoded = encode_event(event, self.seq + 1, now())
         self.seq += 1
         self.encodes += 1
+        self._rings.published += 1
         cost = len(encoded.data) + EVENT_OVERHEAD_BYTES
         self._ring.append(encoded)
         self.ring_bytes += cost
@@ -271,6 +277,7 @@ class Stream:
                 raise Ended(self.end_reason)
             return None
         if behind > len(self._ring):
+            self._rings.lagged += 1
             raise Lagged
         place = (cursor.seq, self.seq, max_bytes)
         found = self._shared.get(place)

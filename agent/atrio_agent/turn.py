@@ -42,6 +42,7 @@ class CallTurn:
         is_sub_agent = session.root_session_id is not None and run.kind != "shell"
         self.tools = ground.child_tools if is_sub_agent else ground.tools
         self.scribe = session.scribe
+        self.measures = ground.measures
 
     async def in_order(self) -> None:
         """Wait until a message may be made and published at once."""
@@ -143,5 +144,11 @@ class Turn(CallTurn):
     def used(self, request: ModelRequest, report: UsageReport | None, answer: str) -> None:
         """Count the tokens of a request, estimated where the provider did not count them."""
         usage = usage_of(self.model, request, report, answer)
+        self.measures.tokens_used(
+            self.model.provider,
+            self.model.model_id,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+        )
         self.run.usage = usage_with(self.run.usage or Usage(), usage)
         self._session.profile.count_tokens(usage)

@@ -85,6 +85,11 @@ class Attachments:
         return tuple(self._by_key)
 
     @property
+    def most_behind(self) -> int:
+        """By how many events it lags in the stream in which it lags most."""
+        return max((one.cursor.stream.seq - one.cursor.seq for one in self._by_key.values()), default=0)
+
+    @property
     def next_at(self) -> float:
         """When the deltas that are held back become a frame; infinite if none are."""
         return self._window_ends if self._held else math.inf

@@ -17,6 +17,8 @@ from typing import Final
 
 import trio
 
+from atrio_server.figures import DoorFigures
+
 __all__ = ["LINGER_S", "SLICE_BYTES", "WRITE_S", "GuardedStream", "PeerStalled", "Transport"]
 
 Transport = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -48,11 +50,13 @@ class GuardedStream(trio.abc.Stream):
     Args:
         inner: The accepted connection, with or without TLS. It belongs to this object from now on.
         write_s: Seconds that the peer may take for one slice.
+        figures: Where its bytes are counted.
     """
 
-    def __init__(self, inner: Transport, *, write_s: float = WRITE_S) -> None:
+    def __init__(self, inner: Transport, *, write_s: float = WRITE_S, figures: DoorFigures | None = None) -> None:
         self._inner = inner
         self._write_s = write_s
+        self._figures = DoorFigures() if figures is None else figures
         # Bytes that go through nothing on their way to the kernel may be handed to it directly.
         self._plain = inner if isinstance(inner, trio.SocketStream) else None
         self._sending = False
@@ -96,14 +100,17 @@ class GuardedStream(trio.abc.Stream):
         Whatever is wrong is told by the long way, which takes the rest.
         """
         try:
-            return os.write(self.socket.fileno(), view)
+            written = os.write(self.socket.fileno(), view)
         except OSError:
             return 0
+        self._figures.sent_bytes += written
+        return written
 
     async def _send_patiently(self, view: memoryview) -> None:
         for start in range(0, max(len(view), 1), SLICE_BYTES):
             with trio.move_on_after(self._write_s) as patience:
                 await self._inner.send_all(view[start : start + SLICE_BYTES])
+                self._figures.sent_bytes += min(SLICE_BYTES, len(view) - start)
             if patience.cancelled_caught:
                 self.stalled = True
                 self.abort()
@@ -116,7 +123,9 @@ class GuardedStream(trio.abc.Stream):
         """Read what there is, at most ``max_bytes``; empty at the end of what the peer sends."""
         self._receiving += 1
         try:
-            return bytes(await self._inner.receive_some(max_bytes))
+            received = bytes(await self._inner.receive_some(max_bytes))
+            self._figures.received_bytes += len(received)
+            return received
         finally:
             self._receiving -= 1
 

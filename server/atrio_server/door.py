@@ -27,6 +27,7 @@ from atrio_protocol.limits import MAX_CONNECTIONS, MAX_FRAME_BYTES
 from atrio_server.auth import Access, Identity
 from atrio_server.byte_stream import LINGER_S, WRITE_S, GuardedStream, Transport
 from atrio_server.engine import answer
+from atrio_server.figures import DoorFigures
 from atrio_server.handshake import asks_upgrade, check_version, offered_tokens, select_subprotocol, upgrade_required
 from atrio_server.head import Body, Head, PeerGone, read_body, read_head
 from atrio_server.refusal import Refused
@@ -90,6 +91,7 @@ async def serve_door(
     app: ASGIFramework,
     serve_socket: ServeSocket,
     limits: DoorLimits = DoorLimits(),
+    figures: DoorFigures | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Accept connections and serve them, until cancelled.
@@ -104,9 +106,10 @@ async def serve_door(
         app: Answers what is no WebSocket. Finds the `Identity` or None as ``scope["state"]["identity"]``.
         serve_socket: Serves what is one. A bug in it closes that socket with 1011.
         limits: For tests, smaller.
+        figures: Where it counts what comes and goes.
         task_status: Started once connections are accepted.
     """
-    door = _Door(access, app, serve_socket, limits)
+    door = _Door(access, app, serve_socket, limits, DoorFigures() if figures is None else figures)
     async with trio.open_nursery() as connections:
         accept = partial(trio.serve_listeners, handler_nursery=connections)
         await connections.start(accept, door.serve, list(listeners))
@@ -128,6 +131,7 @@ class _Door:
     app: ASGIFramework
     serve_socket: ServeSocket
     limits: DoorLimits
+    figures: DoorFigures
     strangers: WaitingRoom = field(init=False)
     open: int = 0
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -137,7 +141,8 @@ class _Door:
 
     async def serve(self, accepted: Transport) -> None:
         """Serve one connection. Raises only what ends the process."""
-        stream = GuardedStream(accepted, write_s=self.limits.write_s)
+        stream = GuardedStream(accepted, write_s=self.limits.write_s, figures=self.figures)
+        self.figures.accepted += 1
         self.open += 1
         try:
             with structlog.contextvars.bound_contextvars(connection=f"c{next(self.numbers)}"):
@@ -146,6 +151,7 @@ class _Door:
             self.open -= 1
             stream.close()
             if stream.stalled:
+                self.figures.stalled += 1
                 log.info("door.peer_stalled")
 
     async def _serve_behind_barrier(self, stream: GuardedStream) -> None:
@@ -176,6 +182,7 @@ class _Door:
             refused = exc
         else:
             return
+        self.figures.refused[refused.error] += 1
         # Neither path nor header is logged: whoever is confused enough to be refused may have put a token there.
         log.info("door.refused", status=int(refused.status), error=refused.error, peer=str(peer))
         await _say(stream, refused.to_bytes(with_body=not refused.asked_by_head))
@@ -202,6 +209,7 @@ class _Door:
     async def _take_place(self, stream: GuardedStream) -> Stay:
         if self.open > self.limits.connections + self.limits.strangers:
             stream.abort()  # so many cannot even be told
+            self.figures.refused["not_even_told"] += 1
             raise PeerGone
         stay = None if self.open > self.limits.connections else await self.strangers.enter()
         if stay is None:

@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, Literal
@@ -42,6 +42,8 @@ class LogSink:
     def __init__(self) -> None:
         self._lines: deque[str] = deque()
         self._dropped = 0
+        self.lost: Counter[str] = Counter()
+        """Lines that were not kept, by why: nobody read them in time, or there were too many of one kind."""
         self._news = trio.Event()
         self._thread = threading.get_ident()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -53,6 +55,7 @@ class LogSink:
         """Take a line (structlog calls this)."""
         if len(self._lines) >= KEPT_LINES:
             self._dropped += 1
+            self.lost["unread"] += 1
             return
         self._lines.append(self.redact(message))
         self._wake()
@@ -95,7 +98,8 @@ class LogSink:
 class _ErrorLimit:
     """A structlog processor that drops warnings and errors of one kind beyond the limit, and says how many."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: LogSink) -> None:
+        self._sink = sink
         self._windows: dict[str, tuple[float, int]] = {}
 
     def __call__(self, _logger: object, method: str, event: Event) -> Event:
@@ -110,6 +114,7 @@ class _ErrorLimit:
             begun, count = now, 0
         self._windows[kind] = (begun, count + 1)
         if count >= ERRORS_PER_MINUTE:
+            self._sink.lost["repeated"] += 1
             raise structlog.DropEvent
         return event
 
@@ -125,7 +130,7 @@ def configure_logs(sink: LogSink, form: Literal["text", "json"], *, level: int =
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _ErrorLimit(),
+        _ErrorLimit(sink),
         structlog.processors.format_exc_info,
     ]
     if form == "text":

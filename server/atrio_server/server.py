@@ -6,11 +6,14 @@ handler may read all of it and signal its owners; it never starts a task.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from atrio_agent.gates import Gates
 from atrio_agent.models.choose import Models
+from atrio_agent.streams import Rings
+from atrio_server.figures import Figures
+from atrio_server.loop_watch import LoopWatch
 from atrio_server.socket import Connection
 from atrio_server.workspaces import Workspaces
 
@@ -27,6 +30,12 @@ class Server:
     test_hooks: bool
     stop_soon: Callable[[], None]
     """Begins the shutdown, as a signal would. Safe to call twice."""
+    rings: Rings = field(default_factory=Rings)
+    """Those of all streams."""
+    figures: Figures = field(default_factory=Figures)
+    loop: LoopWatch = field(default_factory=LoopWatch)
+    lines_lost: Callable[[], Mapping[str, int]] = dict[str, int]
+    """Tells how many log lines were not written, by why."""
     connections: dict[str, Connection] = field(default_factory=dict[str, Connection])
     started_at: float = field(default_factory=time.monotonic)
     closing: bool = False

@@ -39,11 +39,13 @@ from atrio_server.config import Settings
 from atrio_server.config.user import ServerConfig
 from atrio_server.dispatch import Dispatcher
 from atrio_server.door import PeerAddress, serve_door
+from atrio_server.figures import Figures
 from atrio_server.hiding import hide_process
 from atrio_server.identity import Keyring
 from atrio_server.known_secrets import KnownSecrets
 from atrio_server.listen import Listening, TlsFiles, allow_open_files, open_listeners
 from atrio_server.logs import LogSink, configure_logs
+from atrio_server.metrics import Metrics
 from atrio_server.outfit import OutfitMaker, keys_in
 from atrio_server.server import Server
 from atrio_server.socket import serve_connection
@@ -108,6 +110,7 @@ class _Web:
     def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
         self._server = server
         self._dispatcher = dispatcher
+        self._metrics = Metrics(server)
 
     @property
     def closing(self) -> bool:
@@ -125,6 +128,9 @@ class _Web:
             server.http_requests -= 1
             server.http_until = trio.current_time()
 
+    async def metrics(self) -> tuple[bytes, str]:
+        return await self._metrics.show()
+
 
 @asynccontextmanager
 async def open_service(
@@ -134,6 +140,7 @@ async def open_service(
     origins: Mapping[str, str] | None = None,
     stop: trio.Event | None = None,
     known: KnownSecrets | None = None,
+    lines_lost: Callable[[], Mapping[str, int]] = dict[str, int],
 ) -> AsyncGenerator[Running]:
     """Open a server; on the way out shut it down, unless that was done already.
 
@@ -143,6 +150,7 @@ async def open_service(
         origins: Where a value of ``environ`` comes from if it is no variable of the process: for sentences.
         stop: Set when a client asked the server to stop.
         known: Learns every secret that the server and its workspaces get to know.
+        lines_lost: Tells how many log lines were not written, by why.
 
     Raises:
         StateDirLocked: Another server has the state directory.
@@ -179,6 +187,8 @@ async def open_service(
                 known=known,
             )
             server = _make_server(settings, nursery, index, outfits, gates, stop, new_life(state.identity))
+            server.lines_lost = lines_lost
+            nursery.start_soon(server.loop.serve, name="loop watch")
             await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
             running = Running(
                 server,
@@ -194,6 +204,7 @@ async def open_service(
                 if not running.ending:
                     with trio.CancelScope(shield=True):  # bounded by its deadlines
                         await running.shut_down(Deadlines.for_shutdown())
+                server.loop.close()
 
 
 def _make_server(
@@ -205,21 +216,23 @@ def _make_server(
     stop: trio.Event,
     life: str,
 ) -> Server:
+    figures, rings = Figures(), Rings()
     means = Means(
         open_outfit=outfits.open,
         gates=gates,
-        rings=Rings(),
+        rings=rings,
         detach_grace_s=settings.detach_grace_s,
         keep_alive=settings.keep_alive,
         record_requests=settings.test_hooks,
         life=life,
+        measures=figures,
     )
     workspaces = Workspaces(
         means,
         nursery=nursery,
         index=index,
         allowed=tuple(path.resolve() for path in settings.allow_paths),
-        open_store=partial(_open_store, settings.state_dir, index, trio.CapacityLimiter(OPENERS)),
+        open_store=partial(_open_store, settings.state_dir, index, trio.CapacityLimiter(OPENERS), figures),
     )
     return Server(
         workspaces=workspaces,
@@ -227,6 +240,8 @@ def _make_server(
         gates=gates,
         test_hooks=settings.test_hooks,
         stop_soon=stop.set,
+        rings=rings,
+        figures=figures,
     )
 
 
@@ -266,6 +281,7 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
         ),
         app=make_app(_Web(server, dispatcher)),
         serve_socket=serve_socket,
+        figures=server.figures.door,
     )
 
 
@@ -297,7 +313,7 @@ async def _listen(settings: Settings) -> Listening:
 
 @asynccontextmanager
 async def _open_store(
-    state_dir: Path, index: SqliteRunIndex, opening: trio.CapacityLimiter, workspace: Workspace
+    state_dir: Path, index: SqliteRunIndex, opening: trio.CapacityLimiter, figures: Figures, workspace: Workspace
 ) -> AsyncGenerator[Store]:
     """Open a workspace's database, in a directory that a person can recognise."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", workspace.path.name)[:40] or "root"
@@ -307,7 +323,7 @@ async def _open_store(
     home = state_dir / row.directory
     workspace.output_dir = home.resolve() / OUTPUT_DIRECTORY
     database = await trio.to_thread.run_sync(_prepare_home, home, limiter=opening)
-    async with open_sqlite_store(database, index=index, workspace_id=workspace.workspace_id) as store:
+    async with open_sqlite_store(database, index=index, workspace_id=workspace.workspace_id, measures=figures) as store:
         yield store
 
 
@@ -343,7 +359,7 @@ async def _run_server(config: ServerConfig) -> int:
     async with trio.open_nursery() as background:
         background.start_soon(sink.serve, name="log")
         try:
-            await _serve_until_stopped(config, background, known)
+            await _serve_until_stopped(config, background, known, sink)
         except Exception as exc:  # noqa: BLE001  carried out of the nursery, which would wrap it in a group
             failed = exc
         background.cancel_scope.cancel()
@@ -352,11 +368,18 @@ async def _run_server(config: ServerConfig) -> int:
     return 0
 
 
-async def _serve_until_stopped(config: ServerConfig, background: trio.Nursery, known: KnownSecrets) -> None:
+async def _serve_until_stopped(
+    config: ServerConfig, background: trio.Nursery, known: KnownSecrets, sink: LogSink
+) -> None:
     stop = trio.Event()
     await background.start(_stop_on_signal, stop)
     async with open_service(
-        config.settings, environ=config.environ, origins=config.origins, stop=stop, known=known
+        config.settings,
+        environ=config.environ,
+        origins=config.origins,
+        stop=stop,
+        known=known,
+        lines_lost=lambda: sink.lost,
     ) as running:
         if config.settings.exit_idle_s is not None:
             background.start_soon(_stop_when_idle, running.server, config.settings.exit_idle_s, stop)

@@ -94,6 +94,11 @@ class Connection:
         """The streams that it is attached to now."""
         return self._attachments.keys
 
+    @property
+    def most_behind(self) -> int:
+        """By how many events its client lags in the stream in which it lags most."""
+        return self._attachments.most_behind
+
     def close_soon(self, code: int, reason: str = "") -> None:
         """Stop reading and close with this code. Does not wait; a close that has begun stays as it is."""
         if self._closing is None:

@@ -4,8 +4,8 @@ A few routes, each a thin skin over something that is not about HTTP. Who asks
 was decided at the door, which leaves the `Identity` (or None, where no token is
 needed) in ``scope["state"]``; no header that says so reaches the application.
 
-Nothing here may outlive its request. The invariant: every answer is JSON, is
-not stored by anybody in between, and carries no CORS header.
+Nothing here may outlive its request. The invariant: every answer but that of
+`/metrics` is JSON, and none is stored by anybody in between or carries a CORS header.
 """
 
 import re
@@ -50,6 +50,10 @@ class WebBackend(Protocol):
         """
         ...
 
+    async def metrics(self) -> tuple[bytes, str]:
+        """The figures of the whole server, and the content type of that text."""
+        ...
+
 
 def make_app(backend: WebBackend) -> QuartTrio:
     """Make the application of one server."""
@@ -92,6 +96,15 @@ def make_app(backend: WebBackend) -> QuartTrio:
             return Response(b"", 204, content_type="application/json")
         return Response(reply, content_type="application/json")
 
+    async def metrics() -> Response:
+        identity = _identity()
+        if identity is None:
+            return _error(401, "auth_required", "this needs a token")
+        if "observe" not in identity.scopes:
+            return _error(403, "forbidden", "this needs a token with the scope observe")
+        text, content_type = await backend.metrics()
+        return Response(text, content_type=content_type)
+
     def route(path: str, method: str, view: Any) -> None:
         app.add_url_rule(path, view_func=view, methods=[method], provide_automatic_options=False)
 
@@ -99,6 +112,7 @@ def make_app(backend: WebBackend) -> QuartTrio:
     route("/v1/version", "GET", version)
     route("/v1/schema.json", "GET", schema_json)
     route("/v1/rpc", "POST", rpc)
+    route("/metrics", "GET", metrics)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _bug)
     app.after_request(_finish)

@@ -25,6 +25,7 @@ from atrio_agent.coordinator import Coordinator, open_coordinator
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Deadlines
 from atrio_agent.mcp.servers import Mcp, open_mcp
+from atrio_agent.measures import UNMEASURED, Measures
 from atrio_agent.models.choose import Models
 from atrio_agent.store.base import Store
 from atrio_agent.streams import Rings, Stream
@@ -62,6 +63,8 @@ class Means:
     """Whose the processes are that workspaces start, for the next server to find should this one be killed."""
     briefer: Callable[[], Briefer] = Briefer
     """Makes what says to a workspace's models where they are."""
+    measures: Measures = UNMEASURED
+    """Told what is done in the workspaces, for figures."""
 
 
 class Workspace:
@@ -269,6 +272,7 @@ class Workspace:
             troubles=self._troubles,
             record_requests=self._means.record_requests,
             life=self._means.life,
+            measures=self._means.measures,
         ) as coordinator:
             self._coordinator = coordinator
             if self._closing_for is None:

@@ -23,6 +23,7 @@ __all__ = [
     "Price",
     "cost_of",
     "known_model",
+    "listed_name",
     "takes_images_by_name",
     "thinks_adaptively",
     "wants_responses",
@@ -118,6 +119,13 @@ def known_model(provider: str, name: str) -> Known:
     """What is known of a model; a name with a date is the one without."""
     table = _TABLES.get(provider, {})
     return table.get(name) or table.get(_DATE.sub("", name)) or _UNKNOWN
+
+
+def listed_name(model_id: str) -> str | None:
+    """The name by which a model is in the table, without its date; None if it is not in it."""
+    provider, _, name = model_id.partition("/")
+    table = _TABLES.get(provider, {})
+    return next((known for known in (name, _DATE.sub("", name)) if known in table), None)
 
 
 def wants_responses(name: str) -> bool:

@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from atrio_agent.clock import now
+from atrio_agent.measures import UNMEASURED, Measures
 from atrio_agent.store.base import (
     Commit,
     FileVersionRow,
@@ -233,7 +234,7 @@ class SqliteStore:
 
 @asynccontextmanager
 async def open_sqlite_store(
-    path: Path, *, index: RunIndex, workspace_id: str, full_sync: bool = False
+    path: Path, *, index: RunIndex, workspace_id: str, full_sync: bool = False, measures: Measures = UNMEASURED
 ) -> AsyncGenerator[SqliteStore]:
     """Open a workspace's store, recovered, and close it at the end: drained, shielded, within its deadline.
 
@@ -242,6 +243,7 @@ async def open_sqlite_store(
         index: Where client-made run ids are claimed; it outlives the store.
         workspace_id: Whose store it is.
         full_sync: Whether each commit also survives a loss of power.
+        measures: Told how long each commit took.
 
     Raises:
         StoreFailed: It cannot be opened, is damaged, or belongs to another
@@ -249,5 +251,5 @@ async def open_sqlite_store(
     """
     database = _Database(path)
     await database.open(index=index, workspace_id=workspace_id, full_sync=full_sync)
-    async with open_writer(database) as writer:
+    async with open_writer(database, measures=measures) as writer:
         yield SqliteStore(database, writer)

@@ -10,6 +10,7 @@ Invariant: a call that nobody waits for and that could not be written stays
 first in the queue, until it is written or refused for good.
 """
 
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ import msgspec
 import structlog
 import trio
 
+from atrio_agent.measures import UNMEASURED, Measures
 from atrio_agent.store.base import (
     AppendText,
     Commit,
@@ -80,8 +82,9 @@ class _Queued(NamedTuple):
 class Writer:
     """The queue and the task that empties it. Made by `open_writer`."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, measures: Measures) -> None:
         self._backend = backend
+        self._measures = measures
         self._queue: deque[_Queued] = deque()
         self._growing: dict[tuple[str, int, str], _Growth] = {}  # text that comes behind the queue, by what it grows
         self._in_work: list[_Queued] = []
@@ -196,7 +199,10 @@ class Writer:
         self._collected_chars = 0
         if not batch:
             return
+        began = time.monotonic()
         errors = await self._applied([queued.call for queued in batch])
+        failed = sum(error is not None for error in errors)
+        self._measures.committed(time.monotonic() - began, failed=failed)
         kept: list[_Queued] = []
         for queued, error in zip(batch, errors, strict=True):
             if queued.commit is not None:
@@ -346,9 +352,9 @@ class _SetAside:
 
 
 @asynccontextmanager
-async def open_writer(backend: Backend) -> AsyncGenerator[Writer]:
+async def open_writer(backend: Backend, *, measures: Measures = UNMEASURED) -> AsyncGenerator[Writer]:
     """Run a writer for as long as the block lasts, then close and drain it."""
-    writer = Writer(backend)
+    writer = Writer(backend, measures)
     # Set aside while the nursery ends, which would wrap it into a group.
     error_of_the_block = _SetAside()
     async with trio.open_nursery() as nursery:
