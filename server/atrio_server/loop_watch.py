@@ -56,7 +56,7 @@ class LoopWatch(trio.abc.Instrument):
         self._looking = trio.CapacityLimiter(1)
         self._scope = trio.CancelScope()
 
-    async def serve(self) -> None:
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch until closed or cancelled."""
         loop = threading.get_ident()
         trio.lowlevel.add_instrument(self)
@@ -64,6 +64,7 @@ class LoopWatch(trio.abc.Instrument):
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._look_on, loop)
+                    task_status.started()
                     try:
                         await trio.sleep_forever()
                     finally:
@@ -111,8 +112,7 @@ class LoopWatch(trio.abc.Instrument):
             if began is None or began == looked_at or time.perf_counter() - began < self._stall_s:
                 continue
             looked_at = began
-            # The one way to see another thread's stack; documented in spite of its name.
-            frame = sys._current_frames().get(loop)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+            frame = sys._current_frames().get(loop)  # noqa: SLF001  # type: ignore[reportPrivateUsage]  # documented
             self._seen = began, _place(frame)
             del frame  # it holds all that the loop's functions hold
 

@@ -75,7 +75,8 @@ class _Collector:
 
     def _runs(self) -> Iterator["Metric"]:
         figures = self._server.figures
-        yield _counter("runs", "Runs that have ended, by how and of which kind.", figures.runs, "kind", "outcome")
+        ended = {(kind, reason): count for (kind, reason), count in figures.runs.items()}
+        yield _counter("runs", "Runs that have ended, by how and of which kind.", ended, "kind", "outcome")
         active = queued = longest = sessions = waiting = 0
         open_ones = [one for one in self._server.workspaces.all() if one.state == "open"]
         for workspace in open_ones:

@@ -188,7 +188,7 @@ async def open_service(
             )
             server = _make_server(settings, nursery, index, outfits, gates, stop, new_life(state.identity))
             server.lines_lost = lines_lost
-            nursery.start_soon(server.loop.serve, name="loop watch")
+            await nursery.start(server.loop.serve, name="loop watch")
             await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
             running = Running(
                 server,
