@@ -102,6 +102,8 @@ def make_app(backend: WebBackend) -> QuartTrio:
             return _error(401, "auth_required", "this needs a token")
         if "observe" not in identity.scopes:
             return _error(403, "forbidden", "this needs a token with the scope observe")
+        if identity.workspace is not None:
+            return _error(403, "forbidden", "these are figures of the whole server; this token is for one workspace")
         text, content_type = await backend.metrics()
         return Response(text, content_type=content_type)
 

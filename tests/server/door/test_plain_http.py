@@ -2,13 +2,16 @@
 
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from atrio_protocol.limits import MAX_FRAME_BYTES
+from atrio_protocol.methods import SCOPES
 from atrio_server.door import DoorLimits
+from atrio_server.identity import Identity, digest_of
 from door_rig import TOKEN, WAIT_S, DoorRig, open_door, read_answer, until
 
 CLIENT_ID = "3f2b8c1e-6a57-4b0e-9d53-0123456789ab"
@@ -320,3 +323,17 @@ async def test_a_reader_that_takes_no_bytes_of_its_answer_is_given_up() -> None:
         await door.settle()
         assert [entry["event"] for entry in door.log].count("door.peer_stalled") == 1
         stream.socket.close()
+
+
+async def test_figures_of_the_whole_server_are_not_for_a_token_of_one_workspace_or_without_observe(
+    door: DoorRig, tmp_path: Path
+) -> None:
+    tokens = {
+        "observer": Identity(frozenset({"observe"}), "o", token_id="1", digest=digest_of(b"observer")),
+        "prompter": Identity(frozenset({"prompt"}), "p", token_id="2", digest=digest_of(b"prompter")),
+        "guest": Identity(frozenset(SCOPES), "g", workspace=tmp_path, token_id="3", digest=digest_of(b"guest")),
+    }
+    door.access.keyring.replace_others(tokens.values())
+    found = {name: await door.ask(door.head("/metrics", token=name)) for name in (*tokens, TOKEN)}
+    assert [answer.status for answer in found.values()] == [200, 403, 403, 200]
+    assert found["guest"].json["error"] == found["prompter"].json["error"] == "forbidden"
