@@ -97,13 +97,9 @@ def make_app(backend: WebBackend) -> QuartTrio:
         return Response(reply, content_type="application/json")
 
     async def metrics() -> Response:
-        identity = _identity()
-        if identity is None:
-            return _error(401, "auth_required", "this needs a token")
-        if "observe" not in identity.scopes:
-            return _error(403, "forbidden", "this needs a token with the scope observe")
-        if identity.workspace is not None:
-            return _error(403, "forbidden", "these are figures of the whole server; this token is for one workspace")
+        refused = _not_for_figures(_identity())
+        if refused is not None:
+            return refused
         text, content_type = await backend.metrics()
         return Response(text, content_type=content_type)
 
@@ -144,6 +140,17 @@ def _make_schema() -> bytes:
 def _identity() -> Identity | None:
     state = cast("dict[str, Any]", request.scope["state"])
     return state.get("identity")
+
+
+def _not_for_figures(identity: Identity | None) -> Response | None:
+    """The answer to somebody who may not see the figures of the whole server; None to who may."""
+    if identity is None:
+        return _error(401, "auth_required", "this needs a token")
+    if "observe" not in identity.scopes:
+        return _error(403, "forbidden", "this needs a token with the scope observe")
+    if identity.workspace is not None:
+        return _error(403, "forbidden", "these are figures of the whole server; this token is for one workspace")
+    return None
 
 
 def _readable(body: bytes) -> Message | None:
