@@ -63,25 +63,29 @@ class Keyring:
     ) -> None:
         self._wall_clock = wall_clock
         self._owner = _owner(file_token)
-        self._others = tuple(others)
+        self._others: dict[bytes, Identity] = {}
         self._why_not_there = REVOKED
+        self._changes = 0
         self.on_presented: Callable[[str], None] = lambda _: None
         """Called with every good token that is presented: so it can be kept out of what is said."""
+        self.replace_others(others)
 
     def replace_file_token(self, token: str) -> None:
         """From now on ``token`` is the token of the state directory, and the old one is nobody's."""
         self._owner = _owner(token)
+        self._changes += 1
 
     def replace_others(self, others: Iterable[Identity], *, why_not_there: str = REVOKED) -> None:
         """From now on these are the other tokens. Whose token is not there any more is told why."""
-        self._others = tuple(others)
+        self._others = {identity.digest: identity for identity in others}
         self._why_not_there = why_not_there
+        self._changes += 1
 
     def identify(self, token: bytes) -> Identity | None:
         """Whom this token vouches for, in a time that does not tell how much of it was right."""
         digest = digest_of(token)
         found: Identity | None = None
-        for identity in (self._owner, *self._others):
+        for identity in (self._owner, *self._others.values()):
             if hmac.compare_digest(digest, identity.digest):
                 found = identity
         if found is None or self.why_not(found) is not None:
@@ -93,12 +97,17 @@ class Keyring:
         """Why the token that somebody was let in by opens nothing any more; None while it does."""
         if identity.token_id == FILE_TOKEN:
             return None if identity.digest == self._owner.digest else REPLACED
-        known = next((other for other in self._others if other.digest == identity.digest), None)
+        known = self._others.get(identity.digest)
         if known is None:
             return self._why_not_there
         if known != identity:
             return CHANGED
         return EXPIRED if self._wall_clock() >= identity.expires_at else None
+
+    def state(self) -> object:
+        """Something that is another when a token may have ended since."""
+        now = self._wall_clock()
+        return self._changes, [each.token_id for each in self._others.values() if each.expires_at <= now]
 
 
 def digest_of(token: bytes) -> bytes:

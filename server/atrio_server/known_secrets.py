@@ -1,6 +1,7 @@
 """What the server knows that nobody else is to read, in one set that only grows.
 
-Its own are the token and the providers' keys; a workspace adds what its
+Its own are the token, the providers' keys and every other token that somebody has
+come in with (before that it is known by its digest alone); a workspace adds what its
 configuration holds when it opens. None is ever taken out again: a key that was
 replaced may still be good, and may still stand in what a library says.
 
@@ -11,6 +12,7 @@ a word that one project holds for secret may be any word in another.
 
 import json
 from collections.abc import Iterable
+from weakref import WeakSet
 
 from atrio_agent.tools.redact import Redactor
 
@@ -24,6 +26,7 @@ class KnownSecrets:
         self._own: tuple[str, ...] = ()
         self._all: frozenset[str] = frozenset()
         self._redactor = Redactor()
+        self._redactors: WeakSet[Redactor] = WeakSet()
         self.add_own(own)
 
     @property
@@ -33,8 +36,18 @@ class KnownSecrets:
 
     def add_own(self, secrets: Iterable[str]) -> None:
         """Know these from now on, for everybody."""
-        self._own = tuple(dict.fromkeys((*self._own, *secrets)))
-        self.add(self._own)
+        more = [secret for secret in dict.fromkeys(secrets) if secret not in self._own]
+        if more:
+            self._own = (*self._own, *more)
+            self.add(more)
+            for redactor in self._redactors:
+                redactor.learn(more)
+
+    def redactor(self, secrets: Iterable[str]) -> Redactor:
+        """Keeps these and the server's own out of what tools give back; it learns what is added to those."""
+        redactor = Redactor((*self._own, *secrets))
+        self._redactors.add(redactor)
+        return redactor
 
     def add(self, secrets: Iterable[str]) -> None:
         """Know these from now on, wherever nobody says whose they are."""

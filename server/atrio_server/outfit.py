@@ -27,7 +27,6 @@ from atrio_agent.models.choose import NAMED_BY, Models, open_own_models
 from atrio_agent.permissions import PermissionRules
 from atrio_agent.tools.jobs import Jobs
 from atrio_agent.tools.programs import AllowList
-from atrio_agent.tools.redact import Redactor
 from atrio_agent.tools.registry import Tools, all_tools, read_only_tools
 from atrio_protocol.errors import StorageUnavailable
 from atrio_server.config import McpServer as McpSettings
@@ -150,7 +149,7 @@ class OutfitMaker:
             *(secret for server in servers for secret in secrets_of(server)),
         )
         self.known.add(secrets)
-        redactor = Redactor((*self.known.own, *secrets))
+        redactor = self.known.redactor(secrets)
         return Outfit(
             models=models,
             make_tools=partial(all_tools, allowed=found.allowed, redactor=redactor),

@@ -51,7 +51,8 @@ from atrio_server.server import Server
 from atrio_server.socket import serve_connection
 from atrio_server.statedir import make_state_dir, open_private, open_state_dir
 from atrio_server.token import TOKEN_FILE, load_or_make_token
-from atrio_server.web import make_app
+from atrio_server.token_watch import POLICY, Guests, TokenWatch
+from atrio_server.web import TokenEnded, make_app
 from atrio_server.web_socket import BoundedWebSocket
 from atrio_server.workspace import Means, Workspace
 from atrio_server.workspaces import Workspaces
@@ -107,10 +108,11 @@ class Running:
 class _Web:
     """What the web application asks of the server."""
 
-    def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
+    def __init__(self, server: Server, dispatcher: Dispatcher, guests: Guests) -> None:
         self._server = server
         self._dispatcher = dispatcher
         self._metrics = Metrics(server)
+        self._guests = guests
 
     @property
     def closing(self) -> bool:
@@ -123,10 +125,12 @@ class _Web:
         server = self._server
         server.http_requests += 1
         try:
-            return await self._dispatcher.rpc(body, caller, client_id)
+            with self._guests.request(identity):
+                return await self._dispatcher.rpc(body, caller, client_id)
         finally:
             server.http_requests -= 1
             server.http_until = trio.current_time()
+        raise TokenEnded
 
     async def metrics(self) -> tuple[bytes, str]:
         return await self._metrics.show()
@@ -188,8 +192,12 @@ async def open_service(
             )
             server = _make_server(settings, nursery, index, outfits, gates, stop, new_life(state.identity))
             server.lines_lost = lines_lost
+            guests = Guests(Keyring(token), server.connections)
+            guests.keyring.on_presented = lambda presented: known.add_own((presented,))
+            watch = TokenWatch(settings.state_dir, guests)
+            watch.load()
             await nursery.start(server.loop.serve, name="loop watch")
-            await nursery.start(_serve_within, door, _door_of(server, settings, listening, token))
+            await nursery.start(_serve_within, door, watch.serve, _door_of(server, settings, listening, guests))
             running = Running(
                 server,
                 door,
@@ -245,7 +253,7 @@ def _make_server(
     )
 
 
-def _door_of(server: Server, settings: Settings, listening: Listening, token: str) -> partial[Awaitable[None]]:
+def _door_of(server: Server, settings: Settings, listening: Listening, guests: Guests) -> partial[Awaitable[None]]:
     """The door of this server, ready to be started."""
     dispatcher = Dispatcher(server)
     parsing = trio.CapacityLimiter(1)
@@ -255,6 +263,9 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
             connection_id=f"c-{secrets.token_hex(6)}", scopes=identity.scopes, is_socket=True, identity=identity
         )
         log.info("connected", connection=caller.connection_id, peer=str(peer), token=identity.token_name)
+        if (reason := guests.keyring.why_not(identity)) is not None:  # since its handshake began
+            await ws.aclose(POLICY, reason)
+            return
         try:
             await serve_connection(
                 ws,
@@ -272,14 +283,14 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
         serve_door,
         listening.listeners,
         access=Access(
-            keyring=Keyring(token),
+            keyring=guests.keyring,
             port=listening.port,
             bound=listening.addresses,
             secure=listening.secure,
             allow_hosts=settings.allow_hosts,
             allow_origins=settings.allow_origins,
         ),
-        app=make_app(_Web(server, dispatcher)),
+        app=make_app(_Web(server, dispatcher, guests)),
         serve_socket=serve_socket,
         figures=server.figures.door,
     )
@@ -287,11 +298,13 @@ def _door_of(server: Server, settings: Settings, listening: Listening, token: st
 
 async def _serve_within(
     scope: trio.CancelScope,
+    watch: Callable[[], Awaitable[None]],
     serve: Callable[..., Awaitable[None]],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     with scope:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, name="token watch")
             await nursery.start(serve)
             task_status.started()
 

@@ -99,11 +99,17 @@ class Connection:
         """By how many events its client lags in the stream in which it lags most."""
         return self._attachments.most_behind
 
-    def close_soon(self, code: int, reason: str = "") -> None:
-        """Stop reading and close with this code. Does not wait; a close that has begun stays as it is."""
-        if self._closing is None:
-            self._closing = code, reason
-            self._reading.cancel()
+    def close_soon(self, code: int, reason: str = "") -> bool:
+        """Stop reading and close with this code. Does not wait; a close that has begun stays as it is.
+
+        Returns:
+            Whether it begins now.
+        """
+        if self._closing is not None:
+            return False
+        self._closing = code, reason
+        self._reading.cancel()
+        return True
 
     async def drain_and_close(self, code: int, deadline: float) -> None:
         """Stop reading, let the client have what there is for it, close, and wait until the connection is gone.

@@ -26,13 +26,17 @@ from atrio_protocol.limits import MAX_FRAME_BYTES
 from atrio_protocol.version import NAME, PROTOCOL_VERSION, VERSION
 from atrio_server.auth import Identity
 
-__all__ = ["CLIENT_ID_HEADER", "WebBackend", "make_app"]
+__all__ = ["CLIENT_ID_HEADER", "TokenEnded", "WebBackend", "make_app"]
 
 CLIENT_ID_HEADER: Final = "Atrio-Client-Id"
 
 CLIENT_ID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class TokenEnded(Exception):
+    """The token of a request has ended while the request was served."""
 
 
 class WebBackend(Protocol):
@@ -47,6 +51,9 @@ class WebBackend(Protocol):
         """Serve one JSON-RPC message; None where it wants no answer.
 
         ``client_id`` is a UUID, or None where the client did not say one.
+
+        Raises:
+            TokenEnded: Whoever asks may not know the answer any more. What was begun may have been done.
         """
         ...
 
@@ -91,7 +98,10 @@ def make_app(backend: WebBackend) -> QuartTrio:
             if message is not None:
                 return _invalid_client_id(message)
             client_ids = []  # the message is malformed itself, and is told that first
-        reply = await backend.rpc(body, identity, client_ids[0].lower() if client_ids else None)
+        try:
+            reply = await backend.rpc(body, identity, client_ids[0].lower() if client_ids else None)
+        except TokenEnded:
+            return _error(401, "auth_required", "the token has ended")
         if reply is None:
             return Response(b"", 204, content_type="application/json")
         return Response(reply, content_type="application/json")

@@ -11,7 +11,7 @@ against accidents, it is no search for others' and no wall against a clever comm
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -36,34 +36,43 @@ _HELD_CHARS: Final = 4
 """Live output is held back where so much of a secret may have begun; fewer characters would hold up every word."""
 
 
+class _Known(NamedTuple):
+    """Secrets, the longest first, and what finds them."""
+
+    secrets: tuple[str, ...]
+    heads: re.Pattern[str] | None
+    cores: re.Pattern[str] | None
+
+
 class Redactor:
-    """Knows the secrets of one server."""
+    """Knows the secrets of one server. Any thread may ask."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        # The longest first, so that one secret inside another leaves nothing of it.
-        known = {secret for secret in secrets if len(secret) >= MIN_CHARS}
-        self._secrets = tuple(sorted(known, key=len, reverse=True))
-        # Nearly no text holds anything of a secret, and every piece of every answer is looked at: one search says so.
-        self._heads = _any_of(secret[:_HELD_CHARS] for secret in self._secrets)
-        self._cores = _any_of(core for secret in self._secrets for core in _cores(secret))
+        self._known = _known(secrets)
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What it knows, the longest first."""
-        return self._secrets
+        return self._known.secrets
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Know these as well from now on."""
+        self._known = _known((*self._known.secrets, *secrets))
 
     def text(self, text: str) -> str:
         """The text without the secrets and without long pieces of them."""
-        if self.may_begin(text):
-            for secret in self._secrets:
+        known = self._known
+        if known.heads is not None and known.heads.search(text):
+            for secret in known.secrets:
                 text = text.replace(secret, REDACTED)
-        if len(text) >= _PIECE_CHARS and self._cores is not None and self._cores.search(text):
+        if len(text) >= _PIECE_CHARS and known.cores is not None and known.cores.search(text):
             text = self._without_pieces(text)
         return text
 
     def may_begin(self, text: str) -> bool:
         """Whether there is a place in the text where enough of a secret begins to be held back."""
-        return self._heads is not None and self._heads.search(text) is not None
+        heads = self._known.heads
+        return heads is not None and heads.search(text) is not None
 
     def value(self, value: Any) -> Any:
         """The same of all texts in what JSON can say."""
@@ -80,7 +89,7 @@ class Redactor:
         return LiveRedactor(self)
 
     def _without_pieces(self, text: str) -> str:
-        for secret in self._secrets:
+        for secret in self.secrets:
             for at, core in enumerate(_cores(secret)):
                 if core in text:
                     text = _without(text, secret, at * _STEP_CHARS)
@@ -171,6 +180,17 @@ class LiveRedactor:
             if start >= 0:
                 found.append((start, start + len(secret)))
         return min(found, default=None)
+
+
+def _known(secrets: Iterable[str]) -> _Known:
+    # The longest first, so that one secret inside another leaves nothing of it.
+    known = sorted({secret for secret in secrets if len(secret) >= MIN_CHARS}, key=len, reverse=True)
+    # Nearly no text holds anything of a secret, and every piece of every answer is looked at: one search says so.
+    return _Known(
+        secrets=tuple(known),
+        heads=_any_of(secret[:_HELD_CHARS] for secret in known),
+        cores=_any_of(core for secret in known for core in _cores(secret)),
+    )
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str] | None:
