@@ -76,10 +76,19 @@ def run(run_id: str, session_id: str = "s1", accept_seq: int = 1, **changes: Any
 
 
 def accept(
-    run_id: str, session_id: str = "s1", accept_seq: int = 1, *, client_made: bool = False, **changes: Any
+    run_id: str,
+    session_id: str = "s1",
+    accept_seq: int = 1,
+    *,
+    client_made: bool = False,
+    private_id: bool = False,
+    **changes: Any,
 ) -> AcceptRun:
     return AcceptRun(
-        run=run(run_id, session_id, accept_seq, **changes), digest=f"digest of {run_id}", client_made=client_made
+        run=run(run_id, session_id, accept_seq, **changes),
+        digest=f"digest of {run_id}",
+        client_made=client_made,
+        private_id=private_id,
     )
 
 

@@ -124,6 +124,7 @@ class Inbox:
         meta: dict[str, Any] | None,
         kind: RunKind,
         permitted: bool = False,
+        private_id: bool = False,
     ) -> LiveRun:
         """Take in a prompt; whoever asked puts it on its way to the store in the same step.
 
@@ -152,6 +153,7 @@ class Inbox:
             model_id=model_id,
             meta=meta,
             permitted=permitted,
+            private_id=private_id,
             steers=self.active if delivery == "steer" and kind == "prompt" else None,
         )
         self._open[run.run_id] = run

@@ -58,6 +58,8 @@ class LiveRun:
     meta: dict[str, Any] | None
     permitted: bool = False
     """Whoever asked for it may allow what it does, and does so by asking."""
+    private_id: bool = False
+    """Whoever made its id is not to learn whether another workspace has it too."""
     accepted_at: str = field(default_factory=now)
     taken_in_at: float = field(default_factory=time.monotonic)
 

@@ -98,10 +98,12 @@ class Session:
         meta: dict[str, Any] | None,
         kind: RunKind = "prompt",
         permitted: bool = False,
+        private_id: bool = False,
     ) -> LiveRun:
         """Accept a prompt, in one synchronous step. It is stored once the run's ``commit`` is settled without an error.
 
         ``permitted``: what a run of kind ``shell`` does is not asked about.
+        ``private_id``: another workspace may have a run of that id, of which nothing is told.
 
         Raises:
             WorkspaceClosing, SessionBusy, QueueFull: Nothing was changed.
@@ -115,6 +117,7 @@ class Session:
             meta=meta,
             kind=kind,
             permitted=permitted,
+            private_id=private_id,
         )
         gated = self._ground.gates.take_hold("accept.commit", self.session_id)
         if gated or self._held:
@@ -451,7 +454,9 @@ class Session:
         self.stream.publish(Notice(severity=severity, title=title, detail=said, run_id=run.run_id))
 
     def _acceptance(self, run: LiveRun) -> AcceptRun:
-        return AcceptRun(run=run.view(whole=True), digest=run.digest, client_made=run.client_made)
+        return AcceptRun(
+            run=run.view(whole=True), digest=run.digest, client_made=run.client_made, private_id=run.private_id
+        )
 
     def _publish_both(self, event: RunAccepted) -> None:
         self.stream.publish(event)

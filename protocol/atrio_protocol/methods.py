@@ -489,7 +489,7 @@ class RequestsResult(WireStruct, kw_only=True):
 
 
 class Method(NamedTuple):
-    """One row of the contract."""
+    """One row of the contract. ``whole_server``: not for a token that is for one workspace alone."""
 
     name: str
     params: type[WireStruct]
@@ -497,6 +497,7 @@ class Method(NamedTuple):
     scope: Scope
     over_http: bool = True
     test_hook: bool = False
+    whole_server: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -537,9 +538,9 @@ METHODS: dict[str, Method] = {
         Method("permission/revoke", PermissionRevokeParams, Empty, "approve"),
         Method("model/list", ModelListParams, ModelListResult, "observe"),
         Method("server/info", NoParams, ServerInfoResult, "observe"),
-        Method("server/shutdown", ServerShutdownParams, Empty, "admin"),
-        Method("test/gates", GatesParams, GatesResult, "admin", test_hook=True),
-        Method("test/release", ReleaseParams, ReleaseResult, "admin", test_hook=True),
+        Method("server/shutdown", ServerShutdownParams, Empty, "admin", whole_server=True),
+        Method("test/gates", GatesParams, GatesResult, "admin", test_hook=True, whole_server=True),
+        Method("test/release", ReleaseParams, ReleaseResult, "admin", test_hook=True, whole_server=True),
         Method("test/hold", HoldParams, Empty, "admin", test_hook=True),
         Method("test/requests", SessionParams, RequestsResult, "admin", test_hook=True),
     )

@@ -170,6 +170,10 @@ class Dispatcher:
             raise AlreadyInitialized("This connection is initialized already.")
         if method.scope not in caller.scopes:
             raise Forbidden(f"{name} needs a token with the scope {method.scope!r}.", scope=method.scope)
+        bound_to = caller.identity.workspace
+        if method.whole_server and bound_to is not None:
+            sentence = f"{name} is about the whole server, and this token is for {bound_to} alone."
+            raise Forbidden(sentence, workspace=str(bound_to))
         return method
 
     async def _finish(self, later: Later, caller: Caller, about: dict[str, str]) -> Reply:

@@ -55,13 +55,9 @@ class Keyring:
     Args:
         file_token: The token of the state directory. It has all scopes.
         others: Whom the other tokens vouch for.
-        wall_clock: Seconds since 1970.
     """
 
-    def __init__(
-        self, file_token: str, others: Iterable[Identity] = (), *, wall_clock: Callable[[], float] = time.time
-    ) -> None:
-        self._wall_clock = wall_clock
+    def __init__(self, file_token: str, others: Iterable[Identity] = ()) -> None:
         self._owner = _owner(file_token)
         self._others: dict[bytes, Identity] = {}
         self._why_not_there = REVOKED
@@ -102,11 +98,11 @@ class Keyring:
             return self._why_not_there
         if known != identity:
             return CHANGED
-        return EXPIRED if self._wall_clock() >= identity.expires_at else None
+        return EXPIRED if time.time() >= identity.expires_at else None
 
     def state(self) -> object:
         """Something that is another when a token may have ended since."""
-        now = self._wall_clock()
+        now = time.time()
         return self._changes, [each.token_id for each in self._others.values() if each.expires_at <= now]
 
 

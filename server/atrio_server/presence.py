@@ -59,6 +59,10 @@ class Presence:
     def __len__(self) -> int:
         return len(self._present)
 
+    def connection_count(self) -> int:
+        """How many connections claim the workspace."""
+        return sum(len(present.connections) for present in self._present.values())
+
     def clients(self) -> tuple[Client, ...]:
         """Everybody who is here, the longest first."""
         return tuple(present.client() for present in self._present.values())

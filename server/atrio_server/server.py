@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from atrio_agent.gates import Gates
 from atrio_agent.models.choose import Models
 from atrio_agent.streams import Rings
+from atrio_server.calls import Caller
 from atrio_server.figures import Figures
 from atrio_server.loop_watch import LoopWatch
+from atrio_server.reach import Reach
 from atrio_server.socket import Connection
 from atrio_server.workspaces import Workspaces
 
@@ -25,6 +27,7 @@ class Server:
     """The running server."""
 
     workspaces: Workspaces
+    """All of them, for the service. A handler asks `reach`."""
     models: Models
     gates: Gates
     test_hooks: bool
@@ -43,3 +46,7 @@ class Server:
     """Requests over HTTP that are being served."""
     http_until: float = -math.inf
     """When the last of them was answered, in Trio's time."""
+
+    def reach(self, caller: Caller) -> Reach:
+        """The workspaces as this caller may see them."""
+        return Reach(self.workspaces, caller)

@@ -62,13 +62,16 @@ def read_file(directory: int, path: Path, *, if_open_to_others: str, max_bytes: 
         raise
     except OSError as exc:
         raise TokenFileUnsafe(f"{path} cannot be read as a plain file ({exc.strerror}); delete it") from exc
-    with os.fdopen(file, "rb") as opened:
+    try:
         info = os.fstat(file)
         if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
             raise TokenFileUnsafe(f"{path} is not a plain file of yours; delete it and look for who put it there")
         if stat.S_IMODE(info.st_mode) & 0o077:
             raise TokenFileUnsafe(f"{path} can be read by others; {if_open_to_others}")
-        return opened.read(max_bytes)
+        with os.fdopen(file, "rb", closefd=False) as opened:
+            return opened.read(max_bytes)
+    finally:
+        os.close(file)
 
 
 def write_draft(directory: int, name: str, data: bytes) -> str:

@@ -7,12 +7,15 @@ begun, and their death changes nothing about it.
 What is opened here is never a dead one: an opening during a close waits for its
 end and opens afresh, and the caller claims or holds what it gets in the same
 step in which it gets it.
+
+Whoever may see one workspace alone (``only``) finds what is there and nothing
+else: what there is elsewhere is looked for nowhere, and so answers like what is not.
 """
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 import trio
@@ -35,11 +38,18 @@ from atrio_protocol.ids import workspace_id_for, workspace_id_of
 from atrio_server.statedir import StateDirUnsafe
 from atrio_server.workspace import Means, Workspace
 
-__all__ = ["Workspaces"]
+__all__ = ["Only", "Workspaces"]
 
 log = structlog.get_logger("atrio.workspaces")
 
 _RESOLVERS: Final = 4
+
+
+class Only(NamedTuple):
+    """The one workspace that somebody may see."""
+
+    workspace_id: str
+    path: Path
 
 
 class Workspaces:
@@ -72,14 +82,14 @@ class Workspaces:
         """How many accepted runs are not completed, in all of them."""
         return sum(workspace.coordinator.open_run_count() for workspace in self.all())
 
-    def get(self, workspace_id: str) -> Workspace:
+    def get(self, workspace_id: str, *, only: Only | None = None) -> Workspace:
         """One that is open or closing.
 
         Raises:
             WorkspaceNotFound: There is none.
             ServerClosing: There is none any more.
         """
-        workspace = self._by_id.get(workspace_id)
+        workspace = self._by_id.get(workspace_id) if _sees(only, workspace_id) else None
         if workspace is None or not workspace.ready.is_set() or workspace.state == "closed":
             if self.closing:
                 raise ServerClosing("The server is closing; connect again in a moment.")
@@ -88,7 +98,7 @@ class Workspaces:
             )
         return workspace
 
-    async def open(self, path: str, *, create: bool) -> Workspace:
+    async def open(self, path: str, *, create: bool, only: Only | None = None) -> Workspace:
         """Open a directory's workspace. Claim or hold it before the next await.
 
         Raises:
@@ -98,23 +108,23 @@ class Workspaces:
             raise ServerClosing("The server is closing; connect again in a moment.")
         # A disk that does not answer holds its threads, and must not hold the connection as well.
         resolved = await trio.to_thread.run_sync(
-            _resolve, path, create, self._allowed, limiter=self._resolving, abandon_on_cancel=True
+            _resolve, path, create, self._allowed, only, limiter=self._resolving, abandon_on_cancel=True
         )
         return await self._opened(workspace_id_for(str(resolved)), resolved)
 
-    async def session(self, session_id: str) -> tuple[Workspace, Session]:
+    async def session(self, session_id: str, *, only: Only | None = None) -> tuple[Workspace, Session]:
         """Find a session by its id, opening its workspace with a hold if need be.
 
         Raises:
             SessionNotFound: There is none.
             ServerClosing, StorageUnavailable: It cannot be looked for now.
         """
-        workspace = await self._known(workspace_id_of(session_id))
+        workspace = await self._known(workspace_id_of(session_id), only)
         if workspace is None:
             raise SessionNotFound(f"There is no session {session_id!r}.", sessionId=session_id)
         return workspace, await workspace.coordinator.session(session_id)
 
-    async def of_run(self, run_id: str) -> Workspace:
+    async def of_run(self, run_id: str, *, only: Only | None = None) -> Workspace:
         """Find the workspace of a run, opening it with a hold if need be. The run itself may still not exist.
 
         Raises:
@@ -123,29 +133,37 @@ class Workspaces:
         """
         for workspace in self.all():
             # Looked for here first: a run may be accepted and not yet be in the index.
-            if workspace.state != "closed" and workspace.coordinator.find_open_run(run_id) is not None:
+            if (
+                _sees(only, workspace.workspace_id)
+                and workspace.state != "closed"
+                and workspace.coordinator.find_open_run(run_id) is not None
+            ):
                 return workspace
-        try:
-            claimed = await self._index.find_run(run_id)
-        except StoreFailed as exc:
-            raise StorageUnavailable(f"Runs cannot be looked up: {exc}") from exc
-        workspace = await self._known(claimed[0] if claimed else workspace_id_of(run_id))
+        workspace = await self._known(await self._claimant(run_id) if only is None else only.workspace_id, only)
         if workspace is None:
             raise RunNotFound(f"There is no run {run_id!r}.", runId=run_id)
         return workspace
 
-    async def of_message(self, message_id: str) -> Workspace | None:
-        """Find the workspace that a message id belongs to, opening it with a hold if need be."""
-        return await self._known(workspace_id_of(message_id))
+    async def _claimant(self, run_id: str) -> str | None:
+        """The workspace that has claimed a run id, or that the id itself names."""
+        try:
+            claimed = await self._index.find_run(run_id)
+        except StoreFailed as exc:
+            raise StorageUnavailable(f"Runs cannot be looked up: {exc}") from exc
+        return claimed[0] if claimed else workspace_id_of(run_id)
 
-    async def of_permission(self, permission_id: str) -> Workspace:
+    async def of_message(self, message_id: str, *, only: Only | None = None) -> Workspace | None:
+        """Find the workspace that a message id belongs to, opening it with a hold if need be."""
+        return await self._known(workspace_id_of(message_id), only)
+
+    async def of_permission(self, permission_id: str, *, only: Only | None = None) -> Workspace:
         """Find the workspace of a permission or grant, opening it with a hold if need be.
 
         Raises:
             PermissionNotFound: No workspace can have it.
             ServerClosing, StorageUnavailable: It cannot be looked for now.
         """
-        workspace = await self._known(workspace_id_of(permission_id))
+        workspace = await self._known(workspace_id_of(permission_id), only)
         if workspace is None:
             raise PermissionNotFound(f"There is no permission {permission_id!r}.", permissionId=permission_id)
         return workspace
@@ -161,9 +179,9 @@ class Workspaces:
         for workspace in list(self._by_id.values()):
             await workspace.closed.wait()
 
-    async def _known(self, workspace_id: str | None) -> Workspace | None:
+    async def _known(self, workspace_id: str | None, only: Only | None) -> Workspace | None:
         """A workspace by its id: the open one, or one that the state directory knows, opened now."""
-        if workspace_id is None:
+        if workspace_id is None or not _sees(only, workspace_id):
             return None
         workspace = self._by_id.get(workspace_id)
         if workspace is not None and workspace.ready.is_set() and workspace.state in ("open", "closing"):
@@ -174,9 +192,9 @@ class Workspaces:
             raise StorageUnavailable(f"Workspaces cannot be looked up: {exc}") from exc
         if path is None:
             return None
-        if self._allowed:  # what was opened once need not be allowed any more, nor lead where it led then
+        if self._allowed or only:  # what was opened once need not be allowed any more, nor lead where it led then
             await trio.to_thread.run_sync(
-                _resolve_allowed, path, self._allowed, limiter=self._resolving, abandon_on_cancel=True
+                _resolve_allowed, path, self._allowed, only, limiter=self._resolving, abandon_on_cancel=True
             )
         workspace = await self._opened(workspace_id, Path(path))
         workspace.hold(for_a_claim=True)
@@ -213,14 +231,18 @@ def _refusal(failed: Exception) -> Exception:
     return failed
 
 
-def _resolve(path: str, create: bool, allowed: tuple[Path, ...]) -> Path:
+def _sees(only: Only | None, workspace_id: str) -> bool:
+    return only is None or only.workspace_id == workspace_id
+
+
+def _resolve(path: str, create: bool, allowed: tuple[Path, ...], only: Only | None) -> Path:
     """The directory that a path means, links followed. Runs in a worker thread."""
     if "\0" in path:
         raise PathNotFound("A path has no NUL characters.", path="/path")
     if not Path(path).is_absolute():
         raise PathNotAllowed("The path must be absolute.", path="/path")
     try:
-        resolved = _resolve_allowed(path, allowed)
+        resolved = _resolve_allowed(path, allowed, only)
         str(resolved).encode()  # no link may lead to a name that cannot be told to anybody
         if create:
             resolved.mkdir(parents=True, exist_ok=True)
@@ -231,9 +253,19 @@ def _resolve(path: str, create: bool, allowed: tuple[Path, ...]) -> Path:
     return resolved
 
 
-def _resolve_allowed(path: str, allowed: tuple[Path, ...]) -> Path:
+def _resolve_allowed(path: str, allowed: tuple[Path, ...], only: Only | None) -> Path:
     """Where a path leads, if that is beneath an allowed directory. Runs in a worker thread."""
+    if only is not None and not _leads_to(path, only.path):
+        # The same sentence whatever is there, and whether anything is.
+        raise PathNotAllowed(f"This token is for {only.path} alone.", path="/path")
     resolved = Path(path).resolve()
     if allowed and not any(resolved.is_relative_to(root) for root in allowed):
         raise PathNotAllowed(f"{path} is not beneath a directory that this server may open.", path="/path")
     return resolved
+
+
+def _leads_to(path: str, directory: Path) -> bool:
+    try:
+        return Path(path).resolve() == directory
+    except (OSError, RuntimeError, UnicodeError):
+        return False

@@ -18,9 +18,7 @@ from wire.client import Refused, Wire, connect
 from wire.conftest import Harness
 from wire.http import http
 from wire.steps import GATED, PLAIN, new_session, terminals
-
-LATER = {"forbidden"}
-"""Kinds of parts that are not there yet: scopes of tokens."""
+from wire.tokens import make_token
 
 HELLO = {"protocolVersion": 1, "clientInfo": {"name": "t", "version": "0"}}
 
@@ -33,7 +31,9 @@ ASKING = {"match": "^ask", "responses": [[{"tool": "shell", "input": {"command":
 LOOPING = {"match": "^loop", "responses": [[{"tool": "ls", "input": {}}]]}
 
 
-async def kinds_of_one_connection(wire: Wire, running: Running, workspace: str, bench: Harness) -> set[str]:
+async def kinds_of_one_connection(
+    wire: Wire, running: Running, workspace: str, bench: Harness, observer: str
+) -> set[str]:
     """Provoke what one connection can provoke by itself; returns the kinds that came."""
     session = await new_session(wire, workspace)
     prompt = wire.prompt_params
@@ -94,6 +94,8 @@ async def kinds_of_one_connection(wire: Wire, running: Running, workspace: str, 
         )
         kinds.add(await refusal_kind(other.reply(waiting)))
         kinds.add((await other.refused("session/view", workspaceId=workspace)).kind)
+    async with connect(running.ws, observer) as watcher:
+        kinds.add((await watcher.refused("session/cancel", sessionId=session)).kind)
     async with connect(running.ws, running.token, initialize=False) as fresh:
         kinds.add((await fresh.refused("ping")).kind)
         kinds.add((await fresh.refused("initialize", **{**HELLO, "protocolVersion": 2})).kind)
@@ -117,20 +119,21 @@ async def refusal_kind(reply: Awaitable[Any]) -> str:
 @pytest.mark.scenario("E1")
 async def test_every_kind_of_error_can_be_met_and_harms_nobody(bench: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     model = bench.script(*FAILING, ASKING, LOOPING, GATED, PLAIN)
+    observer = make_token(bench, "observe")
     async with bench.serve(model=model, limit_s=90) as running, bench.open(running) as (canary, workspace):
         mine = await new_session(canary, workspace)
         await canary.prompt(mine, "gated", runId="canary")
         await canary.call("test/gates", wait="go")
         async with connect(running.ws, running.token) as wire:
             await wire.call("workspace/open", path=str(bench.directory))
-            kinds = await kinds_of_one_connection(wire, running, workspace, bench)
+            kinds = await kinds_of_one_connection(wire, running, workspace, bench, observer)
         kinds |= await kinds_of_failing_runs(canary, workspace, monkeypatch)
         kinds |= await kinds_of_a_failing_store(canary, running, workspace, monkeypatch)
         kinds.add(await kind_of_a_bug(canary, workspace, monkeypatch))
         kinds.add((await http(running.http, "GET", "/metrics")).json()["error"])
         kinds |= await kinds_of_closing(canary, running, mine)
         assert await canary.closing() == 1001
-        assert set(ERRORS) - kinds - LATER == {"too_many_connections"}  # see tests/server/door/test_door_limits.py
+        assert set(ERRORS) - kinds == {"too_many_connections"}  # see tests/server/door/test_door_limits.py
         assert dict(terminals(canary, mine))["canary"] == "cancelled"  # by the shutdown, and by nothing before it
 
 

@@ -116,12 +116,14 @@ class PutSession(Row, kw_only=True):
 class AcceptRun(Row, kw_only=True):
     """Insert a run. ``digest`` identifies its prompt; ``client_made`` ids are unique in the state directory.
 
-    Its session must be there: else the call is refused.
+    With ``private_id`` that id may be in use in another workspace: it was made by somebody who is not to
+    learn whether it is. Its session must be there: else the call is refused.
     """
 
     run: Run
     digest: str
     client_made: bool
+    private_id: bool = False
 
 
 class PutRun(Row, kw_only=True):
@@ -329,8 +331,15 @@ class RunIndex(Protocol):
         """
         ...
 
-    def claim(self, workspace_id: str, wanted: Mapping[str, str]) -> dict[str, StoreFailed]:
+    def claim(
+        self, workspace_id: str, wanted: Mapping[str, str], *, private: Collection[str] = ()
+    ) -> dict[str, StoreFailed]:
         """Claim run ids (with their sessions) whose rows this workspace is about to commit.
+
+        Args:
+            workspace_id: Who claims them.
+            wanted: The ids.
+            private: Those of them that are left unclaimed where they cannot be had.
 
         Returns:
             Those that cannot be had, with the reason; if there are any, none
@@ -339,7 +348,7 @@ class RunIndex(Protocol):
         """
         ...
 
-    def settle(self, run_ids: Collection[str]) -> None:
+    def settle(self, workspace_id: str, run_ids: Collection[str]) -> None:
         """Say that the commit of these claims is decided. A claim without a run is void."""
         ...
 

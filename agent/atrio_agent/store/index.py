@@ -78,21 +78,26 @@ class SqliteRunIndex:
     async def find_run(self, run_id: str) -> tuple[str, str] | None:
         return await self._ask(partial(self._find_run, run_id))
 
-    def claim(self, workspace_id: str, wanted: Mapping[str, str]) -> dict[str, StoreFailed]:
+    def claim(
+        self, workspace_id: str, wanted: Mapping[str, str], *, private: Collection[str] = ()
+    ) -> dict[str, StoreFailed]:
         try:
             with self._lock:
                 taken = {run_id: why for run_id in wanted if (why := self._obstacle(workspace_id, run_id))}
-                if not taken:
-                    self._commit(_CLAIM, [(run_id, workspace_id, session_id) for run_id, session_id in wanted.items()])
-                    self._undecided |= dict.fromkeys(wanted, workspace_id)
-                return taken
+                refused = {run_id: why for run_id, why in taken.items() if run_id not in private}
+                free = {run_id: session_id for run_id, session_id in wanted.items() if run_id not in taken}
+                if free and not refused:
+                    self._commit(_CLAIM, [(run_id, workspace_id, session_id) for run_id, session_id in free.items()])
+                    self._undecided |= dict.fromkeys(free, workspace_id)
+                return refused
         except DatabaseError as error:
             return dict.fromkeys(wanted, store_failure(error, self._path))
 
-    def settle(self, run_ids: Collection[str]) -> None:
+    def settle(self, workspace_id: str, run_ids: Collection[str]) -> None:
         with self._lock:
             for run_id in run_ids:
-                self._undecided.pop(run_id, None)
+                if self._undecided.get(run_id) == workspace_id:
+                    del self._undecided[run_id]
 
     def free(self, workspace_id: str, runs: Mapping[str, str]) -> None:
         rows = [(run_id, workspace_id, session_id) for run_id, session_id in runs.items()]

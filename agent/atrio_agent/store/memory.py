@@ -84,17 +84,21 @@ class MemoryRunIndex:
         await trio.lowlevel.checkpoint()
         return self._claims.get(run_id)
 
-    def claim(self, workspace_id: str, wanted: Mapping[str, str]) -> dict[str, StoreFailed]:
+    def claim(
+        self, workspace_id: str, wanted: Mapping[str, str], *, private: Collection[str] = ()
+    ) -> dict[str, StoreFailed]:
         taken: dict[str, StoreFailed] = {}
         for run_id in wanted:
             others = {self._claims.get(run_id, (None,))[0], workspace_id_of(run_id)} - {None, workspace_id}
             if any(other in self._disks and run_id in self._disks[other].runs for other in others if other):
                 taken[run_id] = RunIdTaken(f"The run id {run_id} is in use.")
-        if not taken:
-            self._claims |= {run_id: (workspace_id, session_id) for run_id, session_id in wanted.items()}
-        return taken
+        refused = {run_id: why for run_id, why in taken.items() if run_id not in private}
+        if not refused:
+            free = {run_id: session_id for run_id, session_id in wanted.items() if run_id not in taken}
+            self._claims |= {run_id: (workspace_id, session_id) for run_id, session_id in free.items()}
+        return refused
 
-    def settle(self, run_ids: Collection[str]) -> None:
+    def settle(self, workspace_id: str, run_ids: Collection[str]) -> None:
         """Nothing is ever undecided here: a claim and its commit are one step."""
 
     def free(self, workspace_id: str, runs: Mapping[str, str]) -> None:

@@ -9,8 +9,8 @@ opens) and may let some of them fail. Nothing here uses a thread or reads a
 clock, so that time may be virtual.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -46,7 +46,13 @@ from atrio_protocol.things import Grant, Message, Run, Todo
 
 __all__ = ["KeptMessage", "KeptRun", "KeptSession", "KeptText", "KeptVersion", "MemoryDisk"]
 
-Claim = Callable[[Mapping[str, str]], dict[str, StoreFailed]]
+
+class Claim(Protocol):
+    """Claims client-made run ids, with their sessions; see `RunIndex.claim`."""
+
+    def __call__(self, wanted: Mapping[str, str], *, private: Collection[str]) -> dict[str, StoreFailed]: ...
+
+
 Free = Callable[[Mapping[str, str]], None]
 
 _ABSENT: Final = object()
@@ -134,6 +140,7 @@ class MemoryDisk:
         self._counter = 0
         self._undo: list[tuple[dict[str, Any], str, Any]] = []
         self._wanted: dict[str, str] = {}
+        self._private: set[str] = set()
         self._freed: dict[str, str] = {}
         self._faults: list[_Fault] = []
         self._holding = False
@@ -236,10 +243,11 @@ class MemoryDisk:
     def _do_call(self, call: Call, claim: Claim) -> StoreFailed | None:
         self._undo.clear()
         self._wanted.clear()
+        self._private.clear()
         try:
             for op in call:
                 self._do(op)
-            for reason in claim(self._wanted).values():
+            for reason in claim(self._wanted, private=self._private).values():
                 raise reason
         except StoreFailed as error:
             reason = error
@@ -328,6 +336,8 @@ class MemoryDisk:
             raise WriteRefused(f"Session {run.session_id} is not there.")
         if op.client_made:
             self._wanted[run.run_id] = run.session_id
+            if op.private_id:
+                self._private.add(run.run_id)
         self._put(self.runs, run.run_id, KeptRun(run, op.digest, op.client_made))
 
     def was_seen(self, message: Message) -> bool:

@@ -127,6 +127,7 @@ class _Claim(NamedTuple):
 
     at: int
     session_id: str
+    private: bool = False
 
 
 class _Outcome:
@@ -175,7 +176,8 @@ class Tables:
                 # Durable in the index before the rows are here: a crash between the two leaves a void claim,
                 # never a run whose id somebody else can take.
                 wanted = {run_id: claim.session_id for run_id, claim in outcome.claimed.items()}
-                taken = self._index.claim(self._workspace_id, wanted)
+                private = {run_id for run_id, claim in outcome.claimed.items() if claim.private}
+                taken = self._index.claim(self._workspace_id, wanted, private=private)
                 if not taken:
                     claimed = wanted
                     break
@@ -195,7 +197,7 @@ class Tables:
             raise
         finally:
             if claimed:
-                self._index.settle(claimed)
+                self._index.settle(self._workspace_id, claimed)
         if outcome.freed:
             freed = {run_id: claim.session_id for run_id, claim in outcome.freed.items()}
             self._index.free(self._workspace_id, freed)
@@ -364,7 +366,7 @@ class Tables:
                 raise RunIdTaken(f"The run id {run.run_id} is in use.")
             raise WriteRefused(f"Session {run.session_id} is not there.")
         if op.client_made:
-            outcome.claimed[run.run_id] = _Claim(at, run.session_id)
+            outcome.claimed[run.run_id] = _Claim(at, run.session_id, op.private_id)
 
     def _delete_session(self, session_id: str, at: int, outcome: _Outcome) -> None:
         found = self._connection.execute(

@@ -21,7 +21,7 @@ from atrio_server.workspace import Workspace
 __all__ = ["author_of", "find_session", "reading"]
 
 
-async def find_session(server: Server, params: SessionParams) -> tuple[Workspace, Session]:
+async def find_session(server: Server, caller: Caller, params: SessionParams) -> tuple[Workspace, Session]:
     """The session that the parameters name, loaded.
 
     Raises:
@@ -31,7 +31,7 @@ async def find_session(server: Server, params: SessionParams) -> tuple[Workspace
     session_id = given(params.session_id, "")
     if not session_id:
         raise SessionMissing("The request must name a session (sessionId).", path="/sessionId")
-    return await server.workspaces.session(session_id)
+    return await server.reach(caller).session(session_id)
 
 
 def author_of(caller: Caller) -> Author:

@@ -58,14 +58,14 @@ async def release(server: Server, _caller: Caller, params: ReleaseParams) -> Rel
     return ReleaseResult(released=released)
 
 
-async def hold(server: Server, _caller: Caller, params: HoldParams) -> Empty:
+async def hold(server: Server, caller: Caller, params: HoldParams) -> Empty:
     """Stop the session's next step of a kind at the gate of that name."""
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     server.gates.hold(params.point, session.session_id)
     return Empty()
 
 
-async def requests(server: Server, _caller: Caller, params: SessionParams) -> RequestsResult:
+async def requests(server: Server, caller: Caller, params: SessionParams) -> RequestsResult:
     """What the models were asked in this session."""
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     return RequestsResult(requests=tuple(session.requests))

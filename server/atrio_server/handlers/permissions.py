@@ -27,36 +27,36 @@ from atrio_server.workspace import Workspace
 __all__ = ["permission_grants", "permission_list", "permission_respond", "permission_revoke"]
 
 
-async def permission_list(server: Server, _caller: Caller, params: PermissionListParams) -> PermissionListResult:
+async def permission_list(server: Server, caller: Caller, params: PermissionListParams) -> PermissionListResult:
     """The questions that wait in a workspace, or in a session and its sub-agents."""
     session_id, workspace_id = given(params.session_id, ""), given(params.workspace_id, "")
     if session_id:
-        workspace, session = await find_session(server, SessionParams(session_id=session_id))
+        workspace, session = await find_session(server, caller, SessionParams(session_id=session_id))
         pending = _broker(workspace).pending(session.session_id)
         return PermissionListResult(permissions=lean_permissions(pending))
     if not workspace_id:
         raise InvalidParams("Name a workspace (workspaceId) or a session (sessionId).", path="/workspaceId")
-    return PermissionListResult(permissions=lean_permissions(_broker(server.workspaces.get(workspace_id)).pending()))
+    return PermissionListResult(permissions=lean_permissions(_broker(server.reach(caller).get(workspace_id)).pending()))
 
 
 async def permission_respond(
     server: Server, caller: Caller, params: PermissionRespondParams
 ) -> PermissionRespondResult:
     """Answer a question; the first valid answer counts."""
-    workspace = await server.workspaces.of_permission(params.permission_id)
+    workspace = await server.reach(caller).of_permission(params.permission_id)
     answer = _broker(workspace).respond(params.permission_id, params.option_id, author_of(caller))
     return PermissionRespondResult(resolved=answer.resolved, outcome=answer.outcome, by=answer.by or UNSET)
 
 
-async def permission_grants(server: Server, _caller: Caller, params: SessionParams) -> PermissionGrantsResult:
+async def permission_grants(server: Server, caller: Caller, params: SessionParams) -> PermissionGrantsResult:
     """What was allowed for good in a session."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     return PermissionGrantsResult(grants=_broker(workspace).grants(session.session_id))
 
 
-async def permission_revoke(server: Server, _caller: Caller, params: PermissionRevokeParams) -> Later:
+async def permission_revoke(server: Server, caller: Caller, params: PermissionRevokeParams) -> Later:
     """Take back what was allowed for good."""
-    workspace = await server.workspaces.of_permission(params.grant_id)
+    workspace = await server.reach(caller).of_permission(params.grant_id)
     if not _broker(workspace).knows_grant(params.grant_id):
         with reading("grant"):
             grant = await workspace.store.grant(params.grant_id)

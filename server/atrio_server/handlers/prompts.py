@@ -58,7 +58,7 @@ log = structlog.get_logger("atrio.prompts")
 
 async def session_prompt(server: Server, caller: Caller, params: PromptParams) -> Later:
     """Accept a prompt; the answer comes when it is stored."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     run_id = given(params.run_id, "") or None
     if run_id is not None:
         repeat = session.inbox.recognise(run_id, params.prompt, "prompt")
@@ -75,6 +75,7 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
         author=author_of(caller),
         model_id=model_id,
         meta=given(params.meta, {}) or None,
+        private_id=not server.reach(caller).whole,
     )
     position = session.inbox.position(run)
     _log_accepted(caller, run)
@@ -88,13 +89,13 @@ async def session_prompt(server: Server, caller: Caller, params: PromptParams) -
 
 async def session_summarize(server: Server, caller: Caller, params: SummarizeParams) -> Later:
     """Accept a summary as a run; the answer comes when it is stored."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     return _accept_kind(server, workspace, session, caller, kind="summarize", run_id=params.run_id, prompt=())
 
 
 async def session_shell(server: Server, caller: Caller, params: ShellParams) -> Later:
     """Accept a command as a run; the answer comes when it is stored. Whoever may allow it need not be asked."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     prompt = (TextBlock(text=params.command),)
     return _accept_kind(server, workspace, session, caller, kind="shell", run_id=params.run_id, prompt=prompt)
 
@@ -132,6 +133,7 @@ def _accept_kind(
         meta=None,
         kind=kind,
         permitted=kind == "shell" and "approve" in caller.scopes,
+        private_id=not server.reach(caller).whole,
     )
     _log_accepted(caller, run)
 
@@ -144,7 +146,7 @@ def _accept_kind(
 
 async def session_cancel(server: Server, caller: Caller, params: CancelParams) -> Later:
     """Cancel what was accepted up to now, or one run."""
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     run_id = given(params.run_id, "")
     author = author_of(caller)
     if params.wait:
@@ -170,15 +172,15 @@ async def session_cancel(server: Server, caller: Caller, params: CancelParams) -
     return Later(answer, by_design=params.wait)
 
 
-async def session_queue(server: Server, _caller: Caller, params: SessionParams) -> QueueResult:
+async def session_queue(server: Server, caller: Caller, params: SessionParams) -> QueueResult:
     """The runs that are not completed: the active one first, then in order."""
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     return QueueResult(runs=tuple(run.view() for run in session.inbox.announced))
 
 
 async def session_clear_queue(server: Server, caller: Caller, params: SessionParams) -> Later:
     """Cancel everything but the active run."""
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     cancelled = session.inbox.clear_queue(by=author_of(caller))
 
     async def answer() -> ClearQueueResult:
@@ -203,6 +205,7 @@ def _log_accepted(caller: Caller, run: LiveRun) -> None:
         "run accepted",
         connection=caller.connection_id,
         client=run.author.client_id,
+        token=caller.identity.token_name,
         session=run.session_id,
         run=run.run_id,
         kind=run.kind,

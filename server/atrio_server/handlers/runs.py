@@ -23,9 +23,9 @@ from atrio_server.workspace import Workspace
 __all__ = ["run_get", "run_list", "run_wait"]
 
 
-async def run_get(server: Server, _caller: Caller, params: RunParams) -> Later:
+async def run_get(server: Server, caller: Caller, params: RunParams) -> Later:
     """One run as it stands, with its whole prompt while it is open."""
-    workspace = await server.workspaces.of_run(params.run_id)
+    workspace = await server.reach(caller).of_run(params.run_id)
 
     async def read() -> RunResult:
         run = await _open_run(workspace, params.run_id)
@@ -36,9 +36,9 @@ async def run_get(server: Server, _caller: Caller, params: RunParams) -> Later:
     return Later(read)
 
 
-async def run_wait(server: Server, _caller: Caller, params: RunWaitParams) -> Later:
+async def run_wait(server: Server, caller: Caller, params: RunWaitParams) -> Later:
     """A run once it is completed, or as it stands when the time is over."""
-    workspace = await server.workspaces.of_run(params.run_id)
+    workspace = await server.reach(caller).of_run(params.run_id)
     timeout_ms = params.timeout_ms if isinstance(params.timeout_ms, int) else None
 
     async def wait() -> RunResult:
@@ -54,9 +54,9 @@ async def run_wait(server: Server, _caller: Caller, params: RunWaitParams) -> La
     return Later(wait, by_design=True)
 
 
-async def run_list(server: Server, _caller: Caller, params: RunListParams) -> Later:
+async def run_list(server: Server, caller: Caller, params: RunListParams) -> Later:
     """A session's runs, newest first; fewer than asked where their texts are long."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     before = params.before if isinstance(params.before, int) else None
 
     async def read() -> RunListResult:

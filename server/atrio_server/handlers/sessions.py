@@ -55,11 +55,11 @@ __all__ = [
 _EXPORTING = trio.CapacityLimiter(1)
 
 
-async def session_new(server: Server, _caller: Caller, params: SessionNewParams) -> Later:
+async def session_new(server: Server, caller: Caller, params: SessionNewParams) -> Later:
     """Make a session."""
     if server.closing:
         raise ServerClosing("The server is closing; connect again in a moment.")
-    workspace = server.workspaces.get(params.workspace_id)
+    workspace = server.reach(caller).get(params.workspace_id)
     title = _title(given(params.title, "")) if given(params.title, "").strip() else None
     model = given(params.model, "") or None
     if model is not None:
@@ -73,22 +73,22 @@ async def session_new(server: Server, _caller: Caller, params: SessionNewParams)
     return Later(make)
 
 
-async def session_get(server: Server, _caller: Caller, params: SessionParams) -> SessionResult:
+async def session_get(server: Server, caller: Caller, params: SessionParams) -> SessionResult:
     """A session as it stands."""
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     return SessionResult(session=session.profile.view())
 
 
-async def session_rename(server: Server, _caller: Caller, params: RenameParams) -> Later:
+async def session_rename(server: Server, caller: Caller, params: RenameParams) -> Later:
     """Give a session its title."""
     title = _title(params.title)
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     return _answer_when_stored(session, session.profile.set_title_soon(title))
 
 
-async def session_set_model(server: Server, _caller: Caller, params: SetModelParams) -> Later:
+async def session_set_model(server: Server, caller: Caller, params: SetModelParams) -> Later:
     """Choose the model of a session's next turns."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     workspace.models.get(params.model_id)
     return _answer_when_stored(session, session.profile.set_model_soon(params.model_id))
 
@@ -102,9 +102,9 @@ def _answer_when_stored(session: Session, change: Errand[None]) -> Later:
     return Later(wait)
 
 
-async def session_fork(server: Server, _caller: Caller, params: ForkParams) -> Later:
+async def session_fork(server: Server, caller: Caller, params: ForkParams) -> Later:
     """Make a session that begins with what this one has said."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     if server.closing:
         raise ServerClosing("The server is closing; connect again in a moment.")
     fork = workspace.coordinator.fork_soon(session, given(params.message_id, "") or None)
@@ -117,9 +117,9 @@ async def session_fork(server: Server, _caller: Caller, params: ForkParams) -> L
     return Later(wait)
 
 
-async def session_delete(server: Server, _caller: Caller, params: SessionParams) -> Later:
+async def session_delete(server: Server, caller: Caller, params: SessionParams) -> Later:
     """Delete a session and its children."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     deletion = workspace.coordinator.delete_soon(session)
 
     async def wait() -> Empty:
@@ -131,9 +131,9 @@ async def session_delete(server: Server, _caller: Caller, params: SessionParams)
     return Later(wait, behind=(Key("session", session.session_id),))
 
 
-async def session_messages(server: Server, _caller: Caller, params: MessagesParams) -> Later:
+async def session_messages(server: Server, caller: Caller, params: MessagesParams) -> Later:
     """A page of a session's messages."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     before = params.before if isinstance(params.before, int) else None
 
     async def read() -> MessagesResult:
@@ -144,9 +144,9 @@ async def session_messages(server: Server, _caller: Caller, params: MessagesPara
     return Later(read)
 
 
-async def message_get(server: Server, _caller: Caller, params: MessageGetParams) -> Later:
+async def message_get(server: Server, caller: Caller, params: MessageGetParams) -> Later:
     """One message, whole."""
-    workspace = await server.workspaces.of_message(params.message_id)
+    workspace = await server.reach(caller).of_message(params.message_id)
 
     async def read() -> MessageResult:
         if workspace is not None:
@@ -163,9 +163,9 @@ async def message_get(server: Server, _caller: Caller, params: MessageGetParams)
     return Later(read)
 
 
-async def session_export(server: Server, _caller: Caller, params: SessionExportParams) -> Later:
+async def session_export(server: Server, caller: Caller, params: SessionExportParams) -> Later:
     """A whole session as one text."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
 
     async def read() -> SessionExportResult:
         messages: list[Message] = []
@@ -187,7 +187,7 @@ async def session_export(server: Server, _caller: Caller, params: SessionExportP
 
 async def session_attach(server: Server, caller: Caller, params: AttachParams) -> Later:
     """Claim the session's workspace and read its stream, from where the reader left off or from a snapshot."""
-    workspace, session = await find_session(server, params)
+    workspace, session = await find_session(server, caller, params)
     key = Key("session", session.session_id)
     workspace.claim(caller)
     workspace.note_attachment(caller, key)
@@ -209,9 +209,9 @@ async def session_attach(server: Server, caller: Caller, params: AttachParams) -
     return Later(attach, after=(key,))
 
 
-async def session_detach(server: Server, _caller: Caller, params: SessionParams) -> Later:
+async def session_detach(server: Server, caller: Caller, params: SessionParams) -> Later:
     """Stop reading a session's stream. The claim on the workspace stays."""
-    _, session = await find_session(server, params)
+    _, session = await find_session(server, caller, params)
     key = Key("session", session.session_id)
 
     async def answer() -> Empty:

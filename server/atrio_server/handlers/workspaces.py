@@ -9,7 +9,14 @@ from contextlib import suppress
 import msgspec
 
 from atrio_agent.store.base import StoreFailed
-from atrio_protocol.errors import InvalidParams, NotAttached, PathRequired, SessionNotFound, StorageUnavailable
+from atrio_protocol.errors import (
+    Forbidden,
+    InvalidParams,
+    NotAttached,
+    PathRequired,
+    SessionNotFound,
+    StorageUnavailable,
+)
 from atrio_protocol.limits import PAGE_BYTES
 from atrio_protocol.methods import (
     AttachedStream,
@@ -53,7 +60,9 @@ async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> 
     path = given(params.path, "")
     if not path:
         raise PathRequired("A workspace needs the absolute path of its directory.", path="/path")
-    workspace = await server.workspaces.open(path, create=params.create)
+    if params.create and "prompt" not in caller.scopes:
+        raise Forbidden("Making a directory (create) needs a token with the scope 'prompt'.", scope="prompt")
+    workspace = await server.reach(caller).open(path, create=params.create)
     key = Key("workspace", workspace.workspace_id)
     if caller.is_socket:
         workspace.claim(caller)
@@ -91,7 +100,7 @@ async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> 
 
 async def workspace_close(server: Server, caller: Caller, params: WorkspaceParams) -> Reply | Later:
     """End this connection's claim and its attachments there; by HTTP, the hold."""
-    workspace = server.workspaces.get(params.workspace_id)
+    workspace = server.reach(caller).get(params.workspace_id)
     if not caller.is_socket:
         workspace.close_claim(caller)
         return Empty()
@@ -103,22 +112,22 @@ async def workspace_close(server: Server, caller: Caller, params: WorkspaceParam
     return Later(answer, after=keys, detaches=keys)
 
 
-async def workspace_list(server: Server, _caller: Caller, _params: NoParams) -> WorkspaceListResult:
+async def workspace_list(server: Server, caller: Caller, _params: NoParams) -> WorkspaceListResult:
     """The open workspaces."""
-    return WorkspaceListResult(workspaces=tuple(workspace.view() for workspace in server.workspaces.all()))
+    return WorkspaceListResult(workspaces=tuple(workspace.view() for workspace in server.reach(caller).all()))
 
 
-async def workspace_get(server: Server, _caller: Caller, params: WorkspaceParams) -> WorkspaceResult:
+async def workspace_get(server: Server, caller: Caller, params: WorkspaceParams) -> WorkspaceResult:
     """One open workspace."""
-    workspace = server.workspaces.get(params.workspace_id)
+    workspace = server.reach(caller).get(params.workspace_id)
     return WorkspaceResult(
         workspace=workspace.view(), mcp=workspace.mcp_states() or UNSET, problems=workspace.problems or UNSET
     )
 
 
-async def session_list(server: Server, _caller: Caller, params: SessionListParams) -> Later:
+async def session_list(server: Server, caller: Caller, params: SessionListParams) -> Later:
     """The sessions of a workspace, newest updated first."""
-    workspace = server.workspaces.get(params.workspace_id)
+    workspace = server.reach(caller).get(params.workspace_id)
 
     async def read() -> SessionListResult:
         return await _list(
@@ -134,16 +143,16 @@ async def session_list(server: Server, _caller: Caller, params: SessionListParam
 
 async def session_view(server: Server, caller: Caller, params: ViewParams) -> Empty:
     """Say what this client looks at."""
-    workspace = server.workspaces.get(params.workspace_id)
+    workspace = server.reach(caller).get(params.workspace_id)
     if not workspace.claimed_by(caller):
         raise NotAttached("Open the workspace on this connection before you say what you look at.")
     await _look_at(workspace, caller, params.session_id)
     return Empty()
 
 
-async def client_list(server: Server, _caller: Caller, params: WorkspaceParams) -> ClientListResult:
+async def client_list(server: Server, caller: Caller, params: WorkspaceParams) -> ClientListResult:
     """Who is in a workspace."""
-    return ClientListResult(clients=server.workspaces.get(params.workspace_id).presence.clients())
+    return ClientListResult(clients=server.reach(caller).get(params.workspace_id).presence.clients())
 
 
 async def _look_at(workspace: Workspace, caller: Caller, session_id: str | None) -> None:

@@ -97,12 +97,44 @@ async def test_of_two_workspaces_that_claim_at_once_one_wins(state: State) -> No
             assert found[1] == won[0]
 
 
+async def test_a_private_id_tells_nothing_of_other_workspaces_and_takes_nothing_from_them(state: State) -> None:
+    async with await state.open("one") as one, await state.open("two") as two:
+        await session(one, "s1")
+        await session(two, "s2", "s3")
+        await one.write_soon(accept("mine", client_made=True)).wait()
+
+        # One call, as the writer may collect them: the free id is claimed, the other one's is left alone.
+        await two.write_soon(
+            accept("mine", "s2", client_made=True, private_id=True),
+            accept("free", "s2", 2, client_made=True, private_id=True),
+        ).wait()
+
+        assert await state.index.find_run("mine") == (ONE, "s1")
+        assert await state.index.find_run("free") == (TWO, "s2")
+        assert (await one.run("mine")).session_id == "s1"  # type: ignore[union-attr]  # it is there
+        assert (await two.run("mine")).session_id == "s2"  # type: ignore[union-attr]  # it is there
+        with pytest.raises(RunIdTaken):  # in the own workspace it is told as ever
+            await two.write_soon(accept("mine", "s3", client_made=True, private_id=True)).wait()
+
+        await two.write_soon(complete("mine"), DeleteSessions(session_ids=("s2",))).wait()
+        assert await state.index.find_run("mine") == (ONE, "s1")
+
+
+async def test_a_private_id_is_claimed_where_it_can_be(state: State) -> None:
+    async with await state.open("one") as one, await state.open("two") as two:
+        await session(one, "s1")
+        await session(two, "s2")
+        await one.write_soon(accept("mine", client_made=True, private_id=True)).wait()
+        with pytest.raises(RunIdTaken):
+            await two.write_soon(accept("mine", "s2", client_made=True)).wait()
+
+
 async def test_a_claim_whose_run_never_came_to_be_is_taken_over(state: State) -> None:
     async with await state.open("one") as one, await state.open("two") as two:
         await session(two, "s2")
         # As if the process had ended between the two commits.
         assert state.index.claim(ONE, {"mine": "s1"}) == {}
-        state.index.settle(["mine"])
+        state.index.settle(ONE, ["mine"])
         assert await one.run("mine") is None
 
         await two.write_soon(accept("mine", "s2", client_made=True)).wait()
@@ -114,7 +146,7 @@ async def test_a_claim_of_the_same_workspace_that_came_to_nothing_is_taken_over(
     async with await state.open() as store:
         await session(store, "s1", "s2")
         assert state.index.claim(ONE, {"mine": "s1"}) == {}
-        state.index.settle(["mine"])
+        state.index.settle(ONE, ["mine"])
 
         await store.write_soon(accept("mine", "s2", client_made=True)).wait()
 
@@ -195,7 +227,10 @@ async def test_an_id_that_another_workspace_has_claimed_and_not_decided_is_taken
         assert index.claim(ONE, {"mine": "s1"}) == {}
 
         assert isinstance(index.claim(TWO, {"mine": "s2"})["mine"], RunIdTaken)
-        index.settle(["mine"])
+        assert index.claim(TWO, {"mine": "s2"}, private=["mine"]) == {}
+        index.settle(TWO, ["mine"])  # it is not this one's to settle
+        assert isinstance(index.claim(TWO, {"mine": "s2"})["mine"], RunIdTaken)
+        index.settle(ONE, ["mine"])
         assert index.claim(TWO, {"mine": "s2"}) == {}
 
 
