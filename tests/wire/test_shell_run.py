@@ -1,22 +1,18 @@
 """`session/shell`: a command of a person's, as a run that everybody sees and the model reads of."""
 
-import json
 import os
-from contextlib import AbstractContextManager
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import trio
 
 from atrio_protocol.limits import MAX_COMMAND_CHARS
-from atrio_server.identity import Identity, Keyring
 from wire.client import Wire, connect
 from wire.conftest import LIMIT_S, Harness
-from wire.http import http
 from wire.process import spawn
 from wire.steps import GATED, PLAIN, new_session, rows, shape, terminals
 from wire.test_permissions import answer, asked
+from wire.tokens import make_token, post
 
 Json = dict[str, Any]
 
@@ -26,11 +22,6 @@ TURNS = (GATED, PLAIN)
 
 async def shell(wire: Wire, session: str, command: str, **params: Any) -> Json:
     return (await wire.call("session/shell", sessionId=session, command=command, **params))["run"]
-
-
-def without_approve() -> AbstractContextManager[object]:
-    """Whoever connects in here may not allow anything."""
-    return patch.object(Keyring, "identify", lambda *_: Identity(frozenset(["observe", "prompt"]), "file"))
 
 
 def call_of(messages: list[Json]) -> Json:
@@ -113,46 +104,39 @@ async def test_live_output_is_shown_while_it_runs_and_gone_when_the_result_is_th
 
 
 async def test_without_the_scope_it_asks_and_whoever_may_answers(bench: Harness) -> None:
+    without_approve = make_token(bench, "prompt")
     async with bench.serve(model=bench.script(*TURNS)) as running, bench.open(running, name="B") as (b, workspace):
         session = await new_session(b, workspace)
-        with without_approve():
-            async with connect(running.ws, running.token, name="A") as a:
-                await a.attach(session)
-                await shell(a, session, "touch made", runId="one")
-                permission = await asked(a, session)
-                assert permission["input"] == {"command": "touch made"} and permission["detail"] == "touch made"
-                assert not (bench.directory / "made").exists()
-                assert (
-                    await a.refused(
-                        "permission/respond", permissionId=permission["permissionId"], optionId="allow_once"
-                    )
-                ).kind == "forbidden"
-                await answer(b, permission)
-                assert (await a.completed(session, "one"))["stopReason"] == "end_turn"
-                assert (bench.directory / "made").exists()
-                await shell(a, session, "touch other", runId="two")
-                await answer(b, await asked(b, session, 2), "reject_once")
-                assert (await a.completed(session, "two"))["stopReason"] == "end_turn"
-                assert not (bench.directory / "other").exists()
-                messages = (await rows(a, session))[3:]
-                assert call_of(messages)["status"] == "failed" and messages[2]["parts"][0]["isError"]
-                assert "rejected by B" in said(messages)
-                # Cancelled while it waits, and a harmless one that needs nobody.
-                await shell(a, session, "touch third", runId="three")
-                await asked(b, session, 3)
-                cancelled = await a.call("session/cancel", sessionId=session, wait=True)
-                assert cancelled["cancelled"] == ["three"]
-                assert b.of_type(session, "permission.resolved")[-1]["outcome"]["kind"] == "cancelled"
-                await shell(a, session, "ls", runId="four")
-                await a.completed(session, "four")
-                assert "made" in said((await rows(a, session))[9:])
-                # By HTTP too: who may not allow is asked.
-        with without_approve():
-            headers = {"Authorization": f"Bearer {running.token}", "Content-Type": "application/json"}
-            request = {"jsonrpc": "2.0", "id": 1, "method": "session/shell"}
-            params = {"sessionId": session, "command": "touch fifth"}
-            body = json.dumps({**request, "params": params}).encode()
-            sent = await http(running.http, "POST", "/v1/rpc", headers=headers, body=body)
+        async with connect(running.ws, without_approve, name="A") as a:
+            await a.attach(session)
+            await shell(a, session, "touch made", runId="one")
+            permission = await asked(a, session)
+            assert permission["input"] == {"command": "touch made"} and permission["detail"] == "touch made"
+            assert not (bench.directory / "made").exists()
+            assert (
+                await a.refused("permission/respond", permissionId=permission["permissionId"], optionId="allow_once")
+            ).kind == "forbidden"
+            await answer(b, permission)
+            assert (await a.completed(session, "one"))["stopReason"] == "end_turn"
+            assert (bench.directory / "made").exists()
+            await shell(a, session, "touch other", runId="two")
+            await answer(b, await asked(b, session, 2), "reject_once")
+            assert (await a.completed(session, "two"))["stopReason"] == "end_turn"
+            assert not (bench.directory / "other").exists()
+            messages = (await rows(a, session))[3:]
+            assert call_of(messages)["status"] == "failed" and messages[2]["parts"][0]["isError"]
+            assert "rejected by B" in said(messages)
+            # Cancelled while it waits, and a harmless one that needs nobody.
+            await shell(a, session, "touch third", runId="three")
+            await asked(b, session, 3)
+            cancelled = await a.call("session/cancel", sessionId=session, wait=True)
+            assert cancelled["cancelled"] == ["three"]
+            assert b.of_type(session, "permission.resolved")[-1]["outcome"]["kind"] == "cancelled"
+            await shell(a, session, "ls", runId="four")
+            await a.completed(session, "four")
+            assert "made" in said((await rows(a, session))[9:])
+        # By HTTP too: who may not allow is asked.
+        sent = await post(running.http, without_approve, "session/shell", sessionId=session, command="touch fifth")
         await asked(b, session, 4)
         await b.call("session/cancel", sessionId=session, wait=True)
         assert sent.json()["result"]["run"]["kind"] == "shell" and not (bench.directory / "fifth").exists()

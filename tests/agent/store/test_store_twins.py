@@ -300,7 +300,7 @@ def test_what_is_made_smaller_while_it_waits_says_the_same(script: list[tuple[Op
     wanted = [call for call in wanted if not any(isinstance(op, PutFileVersion) and "\ud800" in op.path for op in call)]
 
     for disk, given_calls in ((whole, wanted), (small, coalesced(wanted))):
-        disk.commit(given_calls, claim=lambda _: {}, free=lambda _: None)
+        disk.commit(given_calls, claim=lambda wanted, *, private: {}, free=lambda _: None)
 
     assert {key: whole.message(key) for key in MESSAGES} == {key: small.message(key) for key in MESSAGES}
     assert {key: kept.row for key, kept in whole.sessions.items()} == {
