@@ -12,6 +12,7 @@ import trio
 
 from atrio_process import COMMAND, Atrio
 from atrio_server.statedir import open_state_dir
+from pty_rig import on_terminal
 
 KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "OPENROUTER_API_KEY")
 
@@ -191,3 +192,21 @@ async def test_a_grammar_that_does_not_load_is_a_problem(atrio: Atrio, tmp_path:
     written(tmp_path / "broken/tree_sitter_bash.py", 'raise ImportError("of another machine")\n')
     path = f"{tmp_path / 'broken'}{os.pathsep}{atrio.environ['PYTHONPATH']}"
     assert "of another machine" in (await problem_in(atrio, "shell grammar", PYTHONPATH=path))["detail"]
+
+
+async def test_what_the_store_relies_on_is_tried_and_nothing_of_it_is_left(atrio: Atrio) -> None:
+    assert (await atrio("token", "show")).code == 0
+    _, found = await looked(atrio)
+    assert found["storage"]["detail"].startswith("locks hold, and a commit that is synced takes ")
+    assert sorted(path.name for path in atrio.state_dir.iterdir()) == ["token"]
+
+
+async def test_on_a_terminal_what_is_long_is_folded_beside_its_name(atrio: Atrio) -> None:
+    async with on_terminal(atrio, "doctor", columns=80, lines=60) as seat:
+        await seat.end()
+        lines = seat.shown.text.splitlines()
+    at = next(index for index, line in enumerate(lines) if line.startswith("!   model "))
+    assert all(len(line) <= 80 for line in lines)
+    assert lines[at + 1].startswith(" " * 21)
+    fix = next(line for line in lines[at:] if "fix: " in line)
+    assert fix.startswith(" " * 16 + "fix: set OPENAI_API_KEY")

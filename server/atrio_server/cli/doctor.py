@@ -23,6 +23,8 @@ _MARKS: Final = {"ok": "ok", "warning": "! ", "problem": "!!"}
 _COLOURS: Final = {"ok": "\x1b[32m", "warning": "\x1b[33m", "problem": "\x1b[31m"}
 _PLAIN: Final = "\x1b[0m"
 _NAME_CHARS: Final = 15
+_DETAIL_AT: Final = 2 + 2 + _NAME_CHARS + 2
+"""The column at which what was found begins."""
 
 T = TypeVar("T")
 
@@ -54,7 +56,7 @@ async def _look(target: Target, root: "Path", offline: bool, show: "Callable[[Fi
     import os
     from dataclasses import replace
 
-    from atrio_server.cli.checks import mcp, models, places, port, programs
+    from atrio_server.cli.checks import machine, mcp, models, places, port, programs, storage
     from atrio_server.cli.checks.finding import problem
     from atrio_server.cli.checks.server import look_at_server
     from atrio_server.config import ConfigError
@@ -74,6 +76,7 @@ async def _look(target: Target, root: "Path", offline: bool, show: "Callable[[Fi
     tell(programs.check_install())
     tell(
         _tried("state directory", places.check_state_dir, state_dir),
+        _tried("storage", storage.check_storage, state_dir),
         _tried("free space", places.check_space, state_dir),
         _tried("token", places.check_token, state_dir),
     )
@@ -97,6 +100,7 @@ async def _look(target: Target, root: "Path", offline: bool, show: "Callable[[Fi
     tell(
         *await models.check_models(chosen, environ, model_origins(os.environ, user.values), seen=seen, offline=offline)
     )
+    tell(machine.check_clock(), machine.check_open_files(), machine.check_processes())
     tell(await programs.check_ripgrep(), await programs.check_git(), programs.check_grammar())
     tell(*mcp.check_mcp(own.mcp_servers, seen.mcp, root))
     return told
@@ -126,15 +130,34 @@ def _show(finding: "Finding") -> None:
     from atrio_server.cli.output import is_terminal
     from atrio_server.cli.terminal.clean import visible
 
-    coloured = is_terminal(sys.stdout) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    on_terminal = is_terminal(sys.stdout)
+    coloured = on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     mark = _MARKS[finding.state]
-    lines = [f"{finding.name:{_NAME_CHARS}}  {finding.detail}"]
-    lines += [f"    fix: {finding.fix}"] if finding.fix else []
     # What a file or a server says is one line, and none that moves the cursor.
-    first, *others = (visible(" ".join(line.split("\n"))) for line in lines)
-    mark = f"{_COLOURS[finding.state]}{mark}{_PLAIN}" if coloured else mark
-    sys.stdout.write("\n".join((f"{mark}  {first}", *others)) + "\n")
+    detail, fix = (visible(" ".join(text.split("\n"))) for text in (finding.detail, finding.fix))
+    if on_terminal:
+        detail, fix = _folded(detail), _folded(fix)
+    name = f"{visible(finding.name):{_NAME_CHARS}}"
+    label = "fix:"
+    if coloured:
+        mark, label = (f"{_COLOURS[finding.state]}{text}{_PLAIN}" for text in (mark, label))
+    lines = [f"{mark}  {name}  {detail}"]
+    if fix:
+        lines.append(f"{' ' * (_DETAIL_AT - 5 if on_terminal else 4)}{label} {fix}")
+    sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()
+
+
+def _folded(text: str) -> str:
+    """As lines that fit beside the name, where the terminal is wide enough for that."""
+    import shutil
+    import textwrap
+
+    columns = shutil.get_terminal_size().columns
+    if columns < _DETAIL_AT + 30:
+        return text
+    folded = textwrap.wrap(text, columns - _DETAIL_AT, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * _DETAIL_AT}".join(folded)
 
 
 def _counted(count: int, what: str) -> str:
