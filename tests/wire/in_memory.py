@@ -70,6 +70,8 @@ class InMemory:
         self._path = path
         self._index = MemoryRunIndex()
         self._nursery = nursery
+        self.transports: dict[str, MemoryTransport] = {}
+        """The server's end of the newest connection of each client, which can be made to take no bytes."""
         self._names = (f"c-{number}" for number in itertools.count(1))
         models = cast("Models", OneModel(script, self.gates))
         outfit = Outfit(
@@ -108,7 +110,8 @@ class InMemory:
         """Connect a client, introduced."""
         ours, theirs = memory_stream_pair()
         peer = Peer(theirs)
-        await self._nursery.start(self._serve, peer, MemoryTransport(ours))
+        transport = self.transports[client_id] = MemoryTransport(ours)
+        await self._nursery.start(self._serve, peer, transport)
         self._nursery.start_soon(peer.run)
         await wait_all_tasks_blocked()  # the handshake
         await peer.call(
