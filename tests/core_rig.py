@@ -130,6 +130,7 @@ async def open_core(
     disk: MemoryDisk | None = None,
     model: Model | None = None,
     tools: Tools | None = None,
+    child_tools: Tools | None = None,
     rules: PermissionRules | None = None,
 ) -> AsyncGenerator[Core]:
     """Open a workspace's core with a new session; ``turns`` are those of the model's script."""
@@ -150,7 +151,7 @@ async def open_core(
                 rings=rings,
                 models=cast("Models", OneModel(model)),
                 make_tools=lambda _jobs: read_only_tools() if tools is None else tools,
-                child_tools=read_only_tools(),
+                child_tools=read_only_tools() if child_tools is None else child_tools,
                 output_dir=Path("/nowhere/output"),
                 closed=(),
                 rules=rules or PermissionRules(),

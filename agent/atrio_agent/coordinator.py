@@ -125,8 +125,10 @@ class Coordinator:
         row = self._new_row(title or NEW_SESSION, title_is_final=title is not None, model=model)
         return await self.ground.errands.do(lambda: self._make(row), name="new session")
 
-    async def open_child(self, parent: Session, title: str) -> Session:
-        """Make a session for a sub-agent of another. It is stored when this returns.
+    async def open_child(self, parent: Session, title: str, run: LiveRun) -> Session:
+        """Make a session for a sub-agent of another, whose ``run`` asks for it. It is stored when this returns.
+
+        If the run is cancelled meanwhile, nothing is left of it.
 
         Raises:
             SessionNotFound: The other is being deleted.
@@ -138,7 +140,7 @@ class Coordinator:
             parent_session_id=parent.session_id,
             root_session_id=parent.root_session_id or parent.session_id,
         )
-        return await self.ground.errands.do(lambda: self._make(beneath), name="new child session")
+        return await self.ground.errands.do(lambda: self._make(beneath, for_run=run), name="new child session")
 
     def _new_row(self, title: str, *, title_is_final: bool, model: str | None) -> SessionRow:
         if self.closing:
@@ -272,7 +274,7 @@ class Coordinator:
         self.ground.broker.load_grants(grants)
         return loaded, todos
 
-    async def _make(self, row: SessionRow) -> Session:
+    async def _make(self, row: SessionRow, *, for_run: LiveRun | None = None) -> Session:
         if row.parent_session_id is not None and self.deleted(row.parent_session_id):
             raise _not_found(row.parent_session_id)
         try:
@@ -280,6 +282,9 @@ class Coordinator:
         except StoreFailed as exc:
             raise StorageUnavailable(f"The session cannot be stored: {exc}") from exc
         if self.deleted(row.session_id):  # with its parent, meanwhile
+            raise _not_found(row.session_id)
+        if for_run is not None and for_run.cancelled:  # nobody was told of it, and nobody would ever work in it
+            self.ground.store.write_soon(DeleteSessions(session_ids=(row.session_id,)))
             raise _not_found(row.session_id)
         session = self._start(Loaded(row=row, runs=(), last_order=0, last_accept_seq=0), ())
         self.ground.stream.publish(SessionCreated(session=session.profile.view()))
@@ -347,6 +352,13 @@ class Coordinator:
         self.ground.stream.publish(event)
         for session in sessions:
             session.profile.refresh()
+        root = question.root_session_id
+        if root is not None and root not in self._held and not self.closing:
+            # Nobody looks at it, but lists show it, and it waits or goes on now.
+            self.ground.errands.start(lambda: self._announce(root), name="tell of a root session")
+
+    async def _announce(self, session_id: str) -> None:
+        (await self._load(session_id)).profile.refresh(anyway=True)
 
     def keep_grant(self, grant: Grant) -> None:
         """Store what was allowed for good. Who answered need not wait: a lost one is asked for again."""

@@ -44,7 +44,7 @@ async def delegate(parent: "Session", run: LiveRun, tool_call_id: str, prompt: s
     """
     content = (TextBlock(text=prompt),)
     try:
-        child = await parent.open_child(parent, fallback_title(content))
+        child = await parent.open_child(parent, fallback_title(content), run)
         _mark(parent, tool_call_id, child.session_id)
         child_run = child.accept(
             prompt=content, run_id=None, delivery="queue", author=run.author, model_id=run.model_id, meta=None

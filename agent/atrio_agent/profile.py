@@ -94,10 +94,10 @@ class Profile:
             viewers=self._ground.viewers(self.row.session_id),
         )
 
-    def refresh(self) -> None:
-        """Say what changed, if anything that is worth an event did."""
+    def refresh(self, *, anyway: bool = False) -> None:
+        """Say what changed, if anything that is worth an event did, or ``anyway``."""
         worth = self._worth_an_event()
-        if worth == self._said or self._closed:
+        if self._closed or (worth == self._said and not anyway):
             return
         self._said = worth
         self._change(rev=self.row.rev + 1)

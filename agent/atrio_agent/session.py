@@ -50,8 +50,8 @@ RETRY_S: Final = 1.0
 
 REQUESTS_KEPT: Final = 200
 
-OpenChild = Callable[["Session", str], Awaitable["Session"]]
-"""Makes a session beneath another, with a title."""
+OpenChild = Callable[["Session", str, LiveRun], Awaitable["Session"]]
+"""Makes a session beneath another, with a title, on behalf of a run."""
 
 log = structlog.get_logger("atrio.session")
 

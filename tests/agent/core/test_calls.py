@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from atrio_agent.ask import Ask
+from atrio_agent.coordinator import UNLOAD_AFTER_S
 from atrio_agent.delegation import delegate
 from atrio_agent.lifetime import Deadlines
 from atrio_agent.permissions import PermissionRules
@@ -138,8 +139,37 @@ async def test_a_cancel_while_the_child_is_made_waits_for_no_child_and_runs_none
         await run.done.wait()
         assert terminals(core.events) == [(run.run_id, "cancelled")]
         await next_one_runs(core)
-        for session in core.coordinator.sessions():
-            assert session is core.session or not terminals(events_of(session.stream))
+        assert core.coordinator.sessions() == [core.session]
+        assert [*core.disk.sessions] == [core.session.session_id]
+        created = [e for e in events_of(core.coordinator.ground.stream) if e["type"] == "session.created"]
+        assert [event["session"]["sessionId"] for event in created] == [core.session.session_id]
+
+
+async def test_a_root_that_nobody_has_loaded_is_told_to_wait_for_its_childs_question(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_core(HAVE, CALL, PLAIN, tools=with_task(), child_tools=Tools([Odd()])) as core:
+        await core.prompt("have").done.wait()
+        root_id = core.session.session_id
+        (child_id,) = (each.session_id for each in core.coordinator.sessions() if each is not core.session)
+        await trio.sleep(UNLOAD_AFTER_S * 1.2)
+        assert core.coordinator.sessions() == []
+        child = await core.coordinator.session(child_id)
+        run = child.accept(
+            prompt=(TextBlock(text="call"),), run_id=None, delivery="queue", author=ALICE, model_id=None, meta=None
+        )
+        await trio.sleep(1)
+        (permission,) = child.permissions()
+        assert (await core.coordinator.session(root_id)).permissions() == (permission,)
+        core.coordinator.ground.broker.respond(permission.permission_id, "allow_once", BOB)
+        await run.done.wait()
+        await trio.sleep(1)
+        states = [
+            event["session"]["state"]
+            for event in events_of(core.coordinator.ground.stream)
+            if event["type"] == "session.updated" and event["session"]["sessionId"] == root_id
+        ]
+        assert states[-2:] == ["requires_action", "idle"]
 
 
 @pytest.mark.parametrize("opens_after_s", [0, 2])
