@@ -13,13 +13,17 @@ the network are in memory.
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import trio
 from trio_websocket import CloseReason, ConnectionClosed, WebSocketConnection
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, TextMessage
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason as Code
+from wsproto.frame_protocol import FrameDecoder, FrameProtocol, Opcode, RsvBits
 from wsproto.utilities import ProtocolError
 
 from atrio_server.byte_stream import LINGER_S, GuardedStream
@@ -42,6 +46,37 @@ LOOSE_PARTS: Final = 1024
 """So many pieces of a message are kept before they are joined: an empty piece costs the peer 6 bytes."""
 
 
+class _SizeLimit(Extension):
+    """Refuses a message by what the heads of its frames announce, before a byte of what is too much has come.
+
+    It is an extension only in that wsproto asks it about every head: it has a name
+    that nobody can offer, and changes no frame.
+    """
+
+    name = ""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._announced = 0
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> Code | RsvBits:
+        del proto, rsv
+        if not opcode.iscontrol():
+            before = self._announced if opcode is Opcode.CONTINUATION else 0
+            self._announced = before + payload_length
+            if self._announced > self._max_bytes:
+                return Code.MESSAGE_TOO_BIG
+        return RsvBits(rsv1=False, rsv2=False, rsv3=False)
+
+
 class BoundedWebSocket(WebSocketConnection):
     """A server's WebSocket whose memory, waits and last words are bounded. Made by `open_web_socket`."""
 
@@ -55,7 +90,8 @@ class BoundedWebSocket(WebSocketConnection):
             receive_buffer_size=READ_BYTES,
         )
         self._guarded = stream
-        self._max_message_bytes = max_message_bytes
+        self._too_big = f"a message may have {max_message_bytes} bytes"
+        self._size_limit = _SizeLimit(max_message_bytes)
         self._loose_parts = 0
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
@@ -93,6 +129,18 @@ class BoundedWebSocket(WebSocketConnection):
         """Answer the handshake. The caller bounds it in time."""
         request = await self._get_request()
         await request.accept(subprotocol=subprotocol)
+
+    async def _send(self, event: Event) -> None:
+        """Send an event; the handshake's answer brings the size limit into force.
+
+        trio-websocket counts characters where the contract counts bytes (12 MiB
+        passed a limit of 4), and only once they have come, so that a frame that
+        announces a terabyte and sends nothing waits for the next ping. May go when it
+        counts bytes, and refuses a frame by its head.
+        """
+        if isinstance(event, AcceptConnection):
+            event = replace(event, extensions=[self._size_limit])
+        await super()._send(event)
 
     async def get_message(self) -> str | bytes:
         """Receive the next message. Taking it lets the reader go on where it had read far enough ahead."""
@@ -143,18 +191,14 @@ class BoundedWebSocket(WebSocketConnection):
     async def _handle_message_event(self, event: BytesMessage | TextMessage) -> None:
         """Collect a message, in bounds.
 
-        trio-websocket counts characters where the contract counts bytes (12 MiB
-        passed a limit of 4), keeps every empty fragment, and with a full queue stops
-        reading, and so answering pings, at the second message. May go when it
-        counts bytes and has a queue that is bounded by them.
+        trio-websocket keeps every empty fragment, and with a full queue stops
+        reading, and so answering pings, at the second message. May go when it has a
+        queue that is bounded by bytes.
         """
         if self._close_reason is not None:
             return  # we have said goodbye; what still comes is dropped
         data = event.data
         self._message_size += len(data.encode()) if isinstance(data, str) and not data.isascii() else len(data)
-        if self._message_size > self._max_message_bytes:
-            await self._fail(1009, f"a message may have {self._max_message_bytes} bytes")
-            return
         if data:
             self._message_parts.append(data if isinstance(data, str) else bytes(data))
             self._loose_parts += 1
@@ -185,11 +229,11 @@ class BoundedWebSocket(WebSocketConnection):
     async def _handle_close_connection_event(self, event: CloseConnection) -> None:
         """Answer a close frame, or a fault in what the peer sent.
 
-        For a fault (1002, 1007) trio-websocket closes the stream without a close
+        For a fault (1002, 1007, 1009) trio-websocket closes the stream without a close
         frame, so that the peer sees 1006. May go when it sends one.
         """
         if self._wsproto.state is ConnectionState.OPEN and self._close_reason is None:
-            await self._fail(event.code, event.reason or "")
+            await self._fail(event.code, self._too_big if event.code == Code.MESSAGE_TOO_BIG else event.reason or "")
         else:
             await super()._handle_close_connection_event(event)
 

@@ -90,6 +90,31 @@ async def test_a_frame_that_announces_a_terabyte_is_refused_once_it_is_too_long(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x81\xff" + (MAX_FRAME_BYTES + 1).to_bytes(8, "big") + b"\0\0\0\0",
+        b"\x02\xff" + (1 << 62).to_bytes(8, "big") + b"\0\0\0\0",
+        frame(TEXT, b"x" * 100_000, fin=False) + b"\x80\xff" + MAX_FRAME_BYTES.to_bytes(8, "big") + b"\0\0\0\0",
+        frame(PING) + b"\x01\xff" + (MAX_FRAME_BYTES + 1).to_bytes(8, "big") + b"\0\0\0\0",
+    ],
+)
+async def test_a_message_that_announces_too_much_is_refused_before_it_comes(door: DoorRig, data: bytes) -> None:
+    async with door.raw_socket() as client:
+        await client.send_all(data)
+        frames = await read_frames(client)
+    assert code_of(frames) == 1009
+    assert str(MAX_FRAME_BYTES).encode() in frames[-1][1]
+
+
+async def test_only_the_fragments_of_one_message_are_added_up(door: DoorRig) -> None:
+    async with door.socket() as client:
+        with trio.fail_after(WAIT_S):
+            for _ in range(3):
+                await client.send_message("x" * (MAX_FRAME_BYTES - 1))
+                assert len(await client.get_message()) == MAX_FRAME_BYTES - 1
+
+
 async def test_empty_fragments_take_no_memory() -> None:
     sleeper = Sleeper()
     async with open_door(serve_socket=sleeper) as door, door.raw_socket() as client:
