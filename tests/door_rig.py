@@ -104,30 +104,16 @@ class EchoBackend:
         return body
 
 
+OWN = ""
+"""Stands for the client's own token."""
+
+
 @dataclass
-class DoorRig:
-    """An open door, and its client."""
+class DoorClient:
+    """A client of a door on this machine that sends exactly the bytes it is told."""
 
     port: int
-    access: Access
-    backend: EchoBackend
-    task: Task
-    listening: Listening
-    log: list[EventDict]
-    idle_tasks: int = 0
-
-    def errors(self) -> list[EventDict]:
-        """What the server has logged as its own fault."""
-        return [entry for entry in self.log if entry["log_level"] in {"error", "critical"}]
-
-    async def settle(self, *, connections: int = 0) -> None:
-        """Wait until so many connections are left. Fails where more stay."""
-        await until(lambda: self.connections() <= connections)
-
-    def connections(self) -> int:
-        """How many connections the door has a task for."""
-        (nursery,) = self.task.child_nurseries
-        return len(nursery.child_tasks) - self.idle_tasks
+    token: str = TOKEN
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -136,10 +122,10 @@ class DoorRig:
         """A request head as an honest client writes it."""
         all_lines = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *lines]
         if token is not None:
-            all_lines.append(f"Authorization: Bearer {token}")
+            all_lines.append(f"Authorization: Bearer {token or self.token}")
         return "\r\n".join(all_lines).encode("latin-1") + b"\r\n\r\n"
 
-    def handshake(self, *lines: str, path: str = "/v1/ws", token: str | None = TOKEN, version: str = "13") -> bytes:
+    def handshake(self, *lines: str, path: str = "/v1/ws", token: str | None = OWN, version: str = "13") -> bytes:
         """A WebSocket handshake as an honest client writes it."""
         standard = ("Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {KEY}")
         return self.head(path, *standard, f"Sec-WebSocket-Version: {version}", *lines, token=token)
@@ -160,7 +146,7 @@ class DoorRig:
     async def rpc(self, body: bytes, *lines: str) -> Answer:
         """POST a message as an honest client does."""
         lines = ("Content-Type: application/json", f"Content-Length: {len(body)}", *lines)
-        return await self.ask(self.head("/v1/rpc", *lines, method="POST", token=TOKEN) + body)
+        return await self.ask(self.head("/v1/rpc", *lines, method="POST", token=OWN) + body)
 
     @asynccontextmanager
     async def socket(self) -> AsyncGenerator[WebSocketConnection]:
@@ -173,7 +159,7 @@ class DoorRig:
                     stream,
                     f"127.0.0.1:{self.port}",
                     "/v1/ws",
-                    extra_headers=[(b"Authorization", f"Bearer {TOKEN}".encode())],
+                    extra_headers=[(b"Authorization", f"Bearer {self.token}".encode())],
                     max_message_size=64 * 1024 * 1024,
                 )
             yield web_socket
@@ -191,6 +177,31 @@ class DoorRig:
                     answered += await stream.receive_some(1)
                 assert answered.startswith(b"HTTP/1.1 101"), answered
             yield stream
+
+
+@dataclass(kw_only=True)
+class DoorRig(DoorClient):
+    """An open door, and its client."""
+
+    access: Access
+    backend: EchoBackend
+    task: Task
+    listening: Listening
+    log: list[EventDict]
+    idle_tasks: int = 0
+
+    def errors(self) -> list[EventDict]:
+        """What the server has logged as its own fault."""
+        return [entry for entry in self.log if entry["log_level"] in {"error", "critical"}]
+
+    async def settle(self, *, connections: int = 0) -> None:
+        """Wait until so many connections are left. Fails where more stay."""
+        await until(lambda: self.connections() <= connections)
+
+    def connections(self) -> int:
+        """How many connections the door has a task for."""
+        (nursery,) = self.task.child_nurseries
+        return len(nursery.child_tasks) - self.idle_tasks
 
 
 @asynccontextmanager
@@ -228,7 +239,7 @@ async def open_door(
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
             (task,) = nursery.child_tasks
-            rig = DoorRig(listening.port, access, backend, task, listening, log)
+            rig = DoorRig(port=listening.port, access=access, backend=backend, task=task, listening=listening, log=log)
             rig.idle_tasks = rig.connections()
             yield rig
             started_at = trio.current_time()

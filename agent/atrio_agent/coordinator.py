@@ -8,6 +8,7 @@ It ends in steps that the workspace walks through: `close` refuses and cancels,
 only then is its nursery cancelled.
 """
 
+import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ from atrio_agent.titles import NEW_SESSION
 from atrio_agent.tools.jobs import Jobs, open_jobs
 from atrio_agent.tools.registry import Tools
 from atrio_agent.trouble import Severity, Trouble
-from atrio_protocol.errors import SessionNotFound, StorageUnavailable, WorkspaceClosing
+from atrio_protocol.errors import Overloaded, SessionNotFound, StorageUnavailable, WorkspaceClosing
 from atrio_protocol.events import PermissionRequested, PermissionResolved, SessionCreated, SessionDeleted
 from atrio_protocol.ids import new_id
 from atrio_protocol.things import Grant, Todo, Usage
@@ -55,6 +56,12 @@ __all__ = ["Coordinator", "open_coordinator"]
 
 UNLOAD_AFTER_S: Final = 600.0
 """Seconds that a session stays in memory with nothing to do and nobody who reads it."""
+
+MAX_LOADED: Final = 4_000
+"""Sessions of a workspace that may be in memory. Then idle ones go early, and if there is none, nothing is loaded."""
+
+UNLOAD_EARLY_S: Final = 5.0
+"""How long one must have been idle to go early: a request that has just found it may be about to use it."""
 
 log = structlog.get_logger("atrio.coordinator")
 
@@ -77,6 +84,7 @@ class Coordinator:
         self._held: dict[str, _Held] = {}
         self._loading: dict[str, trio.Event] = {}
         self._deleted: set[str] = set()
+        self._looked_at = -math.inf
         self.closing = False
 
     # Sessions, by id.
@@ -104,6 +112,7 @@ class Coordinator:
         Raises:
             SessionNotFound: There is none, or it is being deleted.
             StorageUnavailable: It could not be read.
+            Overloaded: As many are in use as may be in memory.
         """
         if self.deleted(session_id):
             raise _not_found(session_id)
@@ -121,7 +130,9 @@ class Coordinator:
         Raises:
             WorkspaceClosing: The workspace takes no new work.
             StorageUnavailable: It could not be stored; there is no new session.
+            Overloaded: As many are in use as may be in memory.
         """
+        self._make_room()
         row = self._new_row(title or NEW_SESSION, title_is_final=title is not None, model=model)
         return await self.ground.errands.do(lambda: self._make(row), name="new session")
 
@@ -167,9 +178,11 @@ class Coordinator:
 
         Raises:
             WorkspaceClosing: The workspace takes no new work.
+            Overloaded: As many are in use as may be in memory.
         """
         if self.closing:
             raise WorkspaceClosing("The workspace is closing; open it again in a moment.")
+        self._make_room()
         fork = Fork(source, message_id, workspace_id=self.ground.workspace_id)
         return self.ground.errands.start(lambda: self._fork(fork), name="fork session")
 
@@ -252,6 +265,7 @@ class Coordinator:
         found = self.loaded(session_id)
         if found is not None:
             return found
+        self._make_room()
         loading = self._loading[session_id] = trio.Event()
         try:
             loaded = None if self.deleted(session_id) else await self._read(session_id)
@@ -389,20 +403,28 @@ class Coordinator:
         """Let go of sessions that nobody needs, for as long as the coordinator lives."""
         while True:
             await trio.sleep(UNLOAD_AFTER_S / 10)
-            at = trio.current_time()
-            for session_id, held in list(self._held.items()):
-                session = held.session
-                if (
-                    session.inbox
-                    or session.stream.readers
-                    or session.profile.view().viewers
-                    or session_id in self._deleted
-                ):
-                    held.idle_since = at
-                elif at - held.idle_since >= UNLOAD_AFTER_S:
-                    del self._held[session_id]
-                    session.stream.close("unloaded")
-                    held.scope.cancel()
+            self._unload(UNLOAD_AFTER_S)
+
+    def _unload(self, after_s: float) -> None:
+        at = trio.current_time()
+        for session_id, held in list(self._held.items()):
+            session = held.session
+            if session.inbox or session.stream.readers or session.profile.view().viewers or session_id in self._deleted:
+                held.idle_since = at
+            elif at - held.idle_since >= after_s:
+                del self._held[session_id]
+                session.stream.close("unloaded")
+                held.scope.cancel()
+
+    def _make_room(self) -> None:
+        if len(self._held) < MAX_LOADED:
+            return
+        at = trio.current_time()
+        if at - self._looked_at >= 1:  # looking takes some milliseconds
+            self._looked_at = at
+            self._unload(UNLOAD_EARLY_S)
+        if len(self._held) >= MAX_LOADED:
+            raise Overloaded(f"{MAX_LOADED} sessions of this workspace are in use; try again in a moment.")
 
 
 def _not_found(session_id: str) -> SessionNotFound:

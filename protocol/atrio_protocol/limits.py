@@ -12,6 +12,7 @@ __all__ = [
     "HISTORY_LIMIT_MAX",
     "INLINE_DIFF_BYTES",
     "INLINE_IMAGE_BYTES",
+    "MAX_ATTACHMENTS",
     "MAX_COMMAND_CHARS",
     "MAX_CONNECTIONS",
     "MAX_DEPTH",
@@ -50,6 +51,9 @@ MAX_IN_FLIGHT: Final = 64
 
 MAX_WAITING: Final = 1_000
 """Requests of one connection that may wait by design (`run/wait` and the like)."""
+
+MAX_ATTACHMENTS: Final = 1_024
+"""Streams that one connection may read at a time."""
 
 MAX_CONNECTIONS: Final = 4_096
 """Open connections of one server."""

@@ -19,7 +19,9 @@ from typing import Final, Literal
 
 from atrio_agent.streams import Cursor, Ended, Lagged
 from atrio_protocol.codec import events_frame
+from atrio_protocol.errors import Overloaded
 from atrio_protocol.jsonrpc import encode_notification
+from atrio_protocol.limits import MAX_ATTACHMENTS
 from atrio_protocol.notifications import SessionDetached, WorkspaceDetached
 from atrio_server.calls import Key
 
@@ -83,6 +85,18 @@ class Attachments:
     def keys(self) -> tuple[Key, ...]:
         """The streams that are attached now."""
         return tuple(self._by_key)
+
+    def check_room(self, key: Key) -> None:
+        """Refuse one attachment too many; attaching again takes no more room.
+
+        Those whose answer is still on its way are not counted, which are as many at
+        most as requests of a connection are in work.
+
+        Raises:
+            Overloaded: There are as many as there may be.
+        """
+        if key not in self._by_key and len(self._by_key) >= MAX_ATTACHMENTS:
+            raise Overloaded(f"This connection reads {MAX_ATTACHMENTS} streams already; detach, or open another one.")
 
     @property
     def most_behind(self) -> int:

@@ -49,6 +49,8 @@ class Caller:
     check_waiting: Callable[[], None] = field(default=lambda: None)
     """Raises `Overloaded` when the connection has as many requests that wait by design as it may.
     For a handler that changes something before it waits; for the others the socket sees to it."""
+    check_attaching: Callable[[Key], None] = field(default=lambda _key: None)
+    """Raises `Overloaded` when the connection reads as many streams as it may."""
 
 
 class AttachReply(NamedTuple):

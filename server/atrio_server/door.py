@@ -13,7 +13,9 @@ closed and nothing of it is left.
 
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, cast
@@ -30,6 +32,7 @@ from atrio_server.engine import answer
 from atrio_server.figures import DoorFigures
 from atrio_server.handshake import asks_upgrade, check_version, offered_tokens, select_subprotocol, upgrade_required
 from atrio_server.head import Body, Head, PeerGone, read_body, read_head
+from atrio_server.listen import is_loopback, network_of
 from atrio_server.refusal import Refused
 from atrio_server.waiting_room import Stay, WaitingRoom
 from atrio_server.web_socket import BoundedWebSocket, open_web_socket
@@ -41,6 +44,9 @@ SOCKET_PATHS: Final = frozenset({"/v1/ws"})
 
 PUBLIC_PATHS: Final = frozenset({"/v1/health", "/v1/version", "/v1/schema.json"})
 """Paths that may be read without a token. Every other one needs it, whether there is something or not."""
+
+PER_ADDRESS: Final = 1_024
+"""Connections from one address of another machine, unless it was set otherwise."""
 
 PEER_GONE: Final = (
     PeerGone,
@@ -73,6 +79,8 @@ class DoorLimits:
     """Numbers that nobody negotiates."""
 
     connections: int = MAX_CONNECTIONS
+    per_address: int | None = None
+    """Connections from one address; None: `PER_ADDRESS`, and this machine's own are not counted."""
     strangers: int = 64
     """Connections for which no token has vouched (yet)."""
     head_s: float = 5.0
@@ -134,6 +142,7 @@ class _Door:
     figures: DoorFigures
     strangers: WaitingRoom = field(init=False)
     open: int = 0
+    by_address: Counter[str] = field(default_factory=Counter[str])
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
@@ -170,7 +179,31 @@ class _Door:
 
     async def _serve(self, stream: GuardedStream) -> None:
         peer = PeerAddress(*stream.socket.getpeername()[:2])
+        with self._counted(peer) as count:
+            await self._serve_peer(stream, peer, count)
+
+    @contextmanager
+    def _counted(self, peer: PeerAddress) -> Generator[int]:
+        """Count a connection of this address; gives how many there are, or 0 where it does not matter."""
+        address = network_of(peer.host)
+        if self.limits.per_address is None and is_loopback(peer.host):
+            yield 0
+            return
+        self.by_address[address] += 1
         try:
+            yield self.by_address[address]
+        finally:
+            self.by_address[address] -= 1
+            if not self.by_address[address]:
+                del self.by_address[address]
+
+    def _check_address(self, count: int) -> None:
+        if count > (PER_ADDRESS if self.limits.per_address is None else self.limits.per_address):
+            raise Refused(503, "too_many_connections", "too many connections from your address; close some")
+
+    async def _serve_peer(self, stream: GuardedStream, peer: PeerAddress, count: int) -> None:
+        try:
+            self._check_address(count)
             guest = await self._hear(stream, str(stream.socket.getsockname()[0]))
             if guest is None:
                 return

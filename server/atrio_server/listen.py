@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +32,7 @@ __all__ = [
     "TlsUnusable",
     "allow_open_files",
     "is_loopback",
+    "network_of",
     "open_listeners",
 ]
 
@@ -123,6 +124,14 @@ def is_loopback(address: str) -> bool:
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
     return parsed.is_loopback
+
+
+def network_of(address: str) -> str:
+    """Whose an IP address is: a machine with version 6 has a whole network to choose from."""
+    parsed = ip_address(address.partition("%")[0])
+    if isinstance(parsed, IPv4Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))
 
 
 def allow_open_files(wanted: int) -> int:

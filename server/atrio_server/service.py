@@ -38,7 +38,7 @@ from atrio_server.calls import Caller
 from atrio_server.config import Settings
 from atrio_server.config.user import ServerConfig
 from atrio_server.dispatch import Dispatcher
-from atrio_server.door import PeerAddress, serve_door
+from atrio_server.door import DoorLimits, PeerAddress, serve_door
 from atrio_server.figures import Figures
 from atrio_server.hiding import hide_process
 from atrio_server.identity import Keyring
@@ -292,6 +292,7 @@ def _door_of(server: Server, settings: Settings, listening: Listening, guests: G
         ),
         app=make_app(_Web(server, dispatcher, guests)),
         serve_socket=serve_socket,
+        limits=DoorLimits(per_address=settings.connections_per_address),
         figures=server.figures.door,
     )
 

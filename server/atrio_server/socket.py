@@ -77,6 +77,7 @@ class Connection:
         self._attachments = Attachments(self._wake)
         self._outbox = Outbox(self._wake, max_in_flight=MAX_IN_FLIGHT, max_waiting=MAX_WAITING)
         caller.check_waiting = self._outbox.check_waiting
+        caller.check_attaching = self._attachments.check_room
         self._news: trio.Event | None = None
         self._burst: list[str] = []
         self._burst_bytes = 0

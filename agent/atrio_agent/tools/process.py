@@ -81,7 +81,8 @@ def child_environment(run_id: str, environment: Mapping[str, str] = os.environ) 
     passed = {
         name: value for name, value in environment.items() if name in _PASSED_ON or (name.startswith("LC_") and value)
     }
-    return passed | _QUIET | {"PATH": child_path(environment), "ATRIO_RUN": run_id}
+    # A client may choose any characters for its ids; a variable cannot hold this one.
+    return passed | _QUIET | {"PATH": child_path(environment), "ATRIO_RUN": run_id.replace("\0", "")}
 
 
 async def run_command(

@@ -31,6 +31,9 @@ def serve(
     tls_cert: Annotated[str | None, Parameter(help="Certificate chain (PEM).")] = None,
     tls_key: Annotated[str | None, Parameter(help="Its key (PEM).")] = None,
     insecure_bind: Annotated[bool, Parameter(help="Listen beyond this machine without TLS.")] = False,
+    connections_per_address: Annotated[
+        str | None, Parameter(help="Most connections from one address. [default: 1024, and no limit for this machine]")
+    ] = None,
     keep_alive: Annotated[
         str | None, Parameter(help="What keeps a workspace open: its runs or only its clients. [default: runs]")
     ] = None,
@@ -67,6 +70,7 @@ def serve(
             "tls_cert": tls_cert,
             "tls_key": tls_key,
             "insecure_bind": insecure_bind,
+            "connections_per_address": connections_per_address,
             "keep_alive": keep_alive,
             "detach_grace_s": detach_grace,
             "permissions": permissions,

@@ -38,6 +38,7 @@ __all__ = [
     "URL",
     "VARIABLES",
     "Kind",
+    "count",
     "one_of",
     "seconds",
 ]
@@ -126,6 +127,24 @@ def seconds(*, least: float, expected: str) -> Kind:
         read=lambda text: check(float(text)),
         take=take,
         schema={"type": "number", "minimum": least, "maximum": 1e9},
+        in_file=expected,
+    )
+
+
+def count(*, most: int) -> Kind:
+    """A whole number from 1 to ``most``."""
+
+    def take(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(value)
+        return value
+
+    expected = f"a whole number from 1 to {most}"
+    return Kind(
+        expected=expected,
+        read=lambda text: take(int(text)),
+        take=take,
+        schema={"type": "integer", "minimum": 1, "maximum": most},
         in_file=expected,
     )
 

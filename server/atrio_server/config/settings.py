@@ -68,6 +68,7 @@ class Settings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     insecure_bind: bool = False
+    connections_per_address: int | None = None
     keep_alive: Literal["runs", "clients"] = "runs"
     detach_grace_s: float = 10.0
     permissions: Literal["ask", "allow", "deny"] = "ask"

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from atrio_protocol.limits import MAX_CONNECTIONS
 from atrio_server.config import kinds
 from atrio_server.config.kinds import Kind
 
@@ -126,6 +127,12 @@ SETTINGS: Final = (
         "Listen beyond this machine without TLS.",
         default=False,
         in_file=False,
+    ),
+    _flagged(
+        "connections_per_address",
+        "--connections-per-address",
+        kinds.count(most=MAX_CONNECTIONS),
+        "How many connections one address may have; unset: 1024, and any number from this machine.",
     ),
     _flagged(
         "keep_alive", "--keep-alive", kinds.one_of("runs", "clients"), "What keeps a workspace open.", default="runs"

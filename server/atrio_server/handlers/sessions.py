@@ -189,6 +189,7 @@ async def session_attach(server: Server, caller: Caller, params: AttachParams) -
     """Claim the session's workspace and read its stream, from where the reader left off or from a snapshot."""
     workspace, session = await find_session(server, caller, params)
     key = Key("session", session.session_id)
+    caller.check_attaching(key)
     workspace.claim(caller)
     workspace.note_attachment(caller, key)
     after = params.after if isinstance(params.after, Position) else None

@@ -64,6 +64,7 @@ async def workspace_open(server: Server, caller: Caller, params: OpenParams) -> 
         raise Forbidden("Making a directory (create) needs a token with the scope 'prompt'.", scope="prompt")
     workspace = await server.reach(caller).open(path, create=params.create)
     key = Key("workspace", workspace.workspace_id)
+    caller.check_attaching(key)
     if caller.is_socket:
         workspace.claim(caller)
         workspace.note_attachment(caller, key)

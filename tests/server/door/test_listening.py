@@ -17,6 +17,7 @@ from atrio_server.listen import (
     TlsUnusable,
     allow_open_files,
     is_loopback,
+    network_of,
     open_listeners,
 )
 
@@ -119,6 +120,11 @@ async def test_an_encrypted_wildcard_is_served(monkeypatch: pytest.MonkeyPatch, 
     listening = await open_listeners("0.0.0.0", 0, tls=TlsFiles(tmp_path, tmp_path))
     assert listening.secure
     await listening.aclose()
+
+
+def test_all_addresses_that_one_machine_may_choose_from_are_one() -> None:
+    assert network_of("192.0.2.7") == network_of("::ffff:192.0.2.7") != network_of("192.0.2.8")
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1%eth0") != network_of("2001:db8:0:1::1")
 
 
 @pytest.fixture
