@@ -75,9 +75,8 @@ class Link:
                     self._take(opcode, payload)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
-        finally:
-            self.code = self.code or 1006
-            self._wake()
+        self.code = self.code or 1006
+        self._wake()
 
     def _take(self, opcode: int, payload: bytes) -> None:
         if opcode == CLOSE:

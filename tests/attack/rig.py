@@ -96,10 +96,11 @@ async def besieged(tmp_path: Path, *flags: str) -> AsyncGenerator[Victim]:
     directory.mkdir()
     script.write_text(json.dumps(ECHO))
     standard = ("--model", f"script:{script}", "--log-format", "json", "--allow-path", str(tmp_path))
+    standard += ("--detach-grace", "0.2")
     async with spawn(tmp_path / "state", *standard, *flags, log=log) as process:
         port = int(process.http.rpartition(":")[2])
         victim = Victim(port=port, token=process.token, process=process, directory=directory, log=log)
-        async with _canary(victim) as talk:
+        async with _canary(victim) as (wire, talk):
             for _ in range(3):
                 await talk()  # what is loaded at first use is loaded now
             before = await victim.figures()
@@ -114,7 +115,7 @@ async def besieged(tmp_path: Path, *flags: str) -> AsyncGenerator[Victim]:
                 nursery.start_soon(talk_on, name="canary")
                 yield victim
                 over = True
-            await _examine(victim, before)
+            await _examine(victim, wire, before)
             await talk()
         process.signal(signal.SIGTERM)
         with trio.fail_after(30):
@@ -123,7 +124,13 @@ async def besieged(tmp_path: Path, *flags: str) -> AsyncGenerator[Victim]:
     assert not complaints, f"{len(complaints)} faults in the log, the first: {complaints[0][:4000]}"
 
 
-async def _examine(victim: Victim, before: dict[str, float]) -> None:
+async def _examine(victim: Victim, wire: Wire, before: dict[str, float]) -> None:
+    for workspace in (await wire.call("workspace/list"))["workspaces"]:
+        if workspace["path"] == str(victim.directory):  # what was done by HTTP would keep it for half a minute
+            params = {"workspaceId": workspace["workspaceId"]}
+            await victim.rpc(
+                json.dumps({"jsonrpc": "2.0", "id": 1, "method": "workspace/close", "params": params}).encode()
+            )
     after = await victim.settled(before)
     grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
     assert grown < GROWTH_BYTES, f"the server has grown by {grown / 2**20:.0f} MiB"
@@ -131,8 +138,8 @@ async def _examine(victim: Victim, before: dict[str, float]) -> None:
 
 
 @asynccontextmanager
-async def _canary(victim: Victim) -> AsyncGenerator[Callable[[], Awaitable[None]]]:
-    """Somebody with a session; each call of what this gives is a ping and a prompt."""
+async def _canary(victim: Victim) -> AsyncGenerator[tuple[Wire, Callable[[], Awaitable[None]]]]:
+    """Somebody with a session: their connection, and what has them say a ping and a prompt."""
     async with connect(victim.process.ws, victim.token, name="canary") as wire:
         canary = victim.directory.parent / "canary"
         canary.mkdir()
@@ -150,7 +157,7 @@ async def _canary(victim: Victim) -> AsyncGenerator[Callable[[], Awaitable[None]
             wire.events.clear()
             wire.frames.clear()
 
-        yield talk
+        yield wire, talk
 
 
 async def _echoed(wire: Wire, session: str, run_id: str, text: str) -> None:
