@@ -29,6 +29,7 @@ RULES = {
     "text": "a text is what its part was set to and the deltas since, offsets and resets included",
     "run_text": "a run's text is that of its message, on the stream and in the store",
     "identity": "a run keeps its session, number, author and prompt, and is acknowledged as what was sent",
+    "repeat": "a prompt that is sent again is answered as the run that it became",
     "one_accept": "a prompt is accepted once, however often it is sent",
     "one_terminal": "a run completes once, and every run does",
     "accept_order": "numbers rise in the order of acceptance, and never repeat",

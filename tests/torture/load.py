@@ -40,8 +40,9 @@ TURNS: Final[list[Json]] = [
         "match": "^flaky",
         "responses": [
             [
+                {"think": "hm"},
                 {"say": "ab", "chunk": 1, "times": 5},
-                {"fail": {"kind": "provider_unreachable", "message": "cut", "after": 3}, "retryable": True},
+                {"fail": {"kind": "provider_unreachable", "message": "cut", "after": 4}, "retryable": True},
             ],
             [{"say": "the second time {{prompt}}", "chunk": 4, "delayMs": 1}],
         ],

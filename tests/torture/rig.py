@@ -115,8 +115,12 @@ async def open_session(client: Client, directory: str, *, attach: bool = True) -
     return session
 
 
-async def read_all(history: History, server: Server, sessions: Iterable[str], runs: Iterable[str]) -> None:
+async def read_all(
+    history: History, server: Server, sessions: Iterable[str], runs: Iterable[str], *, method: str = "run/wait"
+) -> None:
     """Wait for the ends of these runs and read the sessions: all that must be known in the end.
+
+    ``method``: ``run/get`` does not wait.
 
     Raises:
         Gone: The server is not there.
@@ -124,7 +128,7 @@ async def read_all(history: History, server: Server, sessions: Iterable[str], ru
     with trio.fail_after(WAIT_S):
         async with open_client(history, server, name="reader") as client:
             for some in batched(runs, 50):
-                asked = [await client.send("run/wait", runId=run_id) for run_id in some]
+                asked = [await client.send(method, runId=run_id) for run_id in some]
                 for request_id in asked:
                     await client.answer(request_id)
             for session in sessions:

@@ -18,6 +18,9 @@ Json = dict[str, Any]
 SAME = ("sessionId", "acceptSeq", "delivery", "kind", "author", "promptText", "acceptedAt")
 """What of a run never changes."""
 
+CONFLICTS = ("idempotency_conflict", "queue_full", "session_busy", "empty_prompt", "model_not_found")
+"""What nobody is told who repeats himself: a known run comes before all of these."""
+
 
 def check_runs(facts: Facts, logs: list[Log]) -> None:
     """Check all of them."""
@@ -56,6 +59,13 @@ def _check_acks(facts: Facts) -> None:
             facts.breaks(
                 "one_accept", f"{run.run_id} was accepted as new {len(new)} times: {[str(one) for one in new]}"
             )
+        known = min((ack.replied or 0 for ack in run.acks), default=None)
+        for again in facts.about_run.get(run.run_id, ()):
+            if again.method != "session/prompt" or again.error is None or known is None or again.sent < known:
+                continue
+            same = [ack for ack in run.acks if ack.params.get("prompt") == again.params["prompt"]]
+            if same and again.session == run.session and again.error["data"]["kind"] in CONFLICTS:
+                facts.breaks("repeat", f"{again} repeats {same[0]}, and was answered {again.error['data']['kind']}")
         for ack in run.acks:
             if ack.method != "session/prompt":
                 continue

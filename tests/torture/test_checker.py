@@ -183,6 +183,12 @@ def accepted_twice(entries: list[Json]) -> None:
     reply(entries, "session/prompt", runId="r2")["result"]["duplicate"] = False
 
 
+def refused_the_second_time(entries: list[Json]) -> None:
+    answer = reply(entries, "session/prompt", runId="r2")
+    del answer["result"]
+    answer["error"] = {"code": -32010, "data": {"kind": "idempotency_conflict"}}
+
+
 def announced_twice(entries: list[Json]) -> None:
     append(entries, "a", "run.accepted", run=event(entries, "a", "run.accepted", "r1")["run"])
 
@@ -451,6 +457,7 @@ CASES: list[tuple[str, str, Change]] = [
     ("run_text", "talk", stale_text),
     ("identity", "talk", other_author),
     ("identity", "talk", other_prompt),
+    ("repeat", "talk", refused_the_second_time),
     ("one_accept", "talk", accepted_twice),
     ("one_accept", "talk", announced_twice),
     ("one_terminal", "talk", completed_twice),
