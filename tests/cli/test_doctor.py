@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import trio
 
 from atrio_process import COMMAND, Atrio
 from atrio_server.statedir import open_state_dir
+from atrio_server.token_store import create_token
 from pty_rig import on_terminal
 
 KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "OPENROUTER_API_KEY")
@@ -77,6 +79,22 @@ async def test_modes_that_let_others_in_are_problems(atrio: Atrio) -> None:
     atrio.state_dir.chmod(0o755)
     assert (await problem_in(atrio, "state directory"))["fix"].startswith("chmod 700 ")
     assert sorted(path.name for path in atrio.state_dir.iterdir()) == ["token"]
+
+
+async def test_tokens_that_cannot_be_believed_are_a_problem(atrio: Atrio) -> None:
+    assert (await atrio("token", "show")).code == 0
+    _, found = await looked(atrio)
+    assert found["tokens"]["detail"] == "none but the one above"
+    create_token(atrio.state_dir, scopes=("observe",), name="one")
+    soon = datetime.now(UTC) + timedelta(milliseconds=50)  # a command takes longer than that to start
+    create_token(atrio.state_dir, scopes=("prompt",), name="two", expires_at=soon)
+    _, found = await looked(atrio)
+    assert found["tokens"]["detail"].startswith("2 in ")
+    assert found["tokens"]["detail"].endswith(", 1 of them expired")
+    (atrio.state_dir / "tokens.json").chmod(0o644)
+    refused = await problem_in(atrio, "tokens")
+    assert refused["detail"].startswith("none of them opens anything: ")
+    assert refused["fix"].startswith("rm ")
 
 
 async def test_a_mistake_in_the_configuration_is_a_problem(atrio: Atrio, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ async def _look(target: Target, root: "Path", offline: bool, show: "Callable[[Fi
         _tried("storage", storage.check_storage, state_dir),
         _tried("free space", places.check_space, state_dir),
         _tried("token", places.check_token, state_dir),
+        _tried("tokens", places.check_weaker_tokens, state_dir),
     )
     user = read_user_file()
     tell(_tried("configuration", places.check_user_file, user))
