@@ -2,9 +2,10 @@
 
 Lines go into a bounded list and are written by a task of the service, in a
 worker thread: a full pipe that nobody reads costs lines, not the server. What
-could not be kept is counted and said. Warnings and errors of one kind are
-written at most `ERRORS_PER_MINUTE` times a minute; the rest is counted too. Any
-thread may log.
+could not be kept is counted and said. What others can provoke must not fill a
+disk: lines of one kind are written at most `NOTES_PER_MINUTE` times a minute,
+warnings and errors `ERRORS_PER_MINUTE` times, and none is longer than
+`LINE_CHARS`; the rest is counted too. Any thread may log.
 
 Nothing here decides what is worth a line. No payload and no secret is ever
 given to a logger; where an exception of a library holds one all the same, the
@@ -24,9 +25,17 @@ from typing import Any, Final, Literal
 import structlog
 import trio
 
-__all__ = ["ERRORS_PER_MINUTE", "LogSink", "configure_logs"]
+__all__ = ["ERRORS_PER_MINUTE", "LINE_CHARS", "NOTES_PER_MINUTE", "LogSink", "configure_logs"]
 
 ERRORS_PER_MINUTE: Final = 20
+"""Warnings and errors of one kind."""
+
+NOTES_PER_MINUTE: Final = 300
+"""Other lines of one kind. There are a few dozen kinds, and clients can provoke a few."""
+
+LINE_CHARS: Final = 32_768
+"""Longest line; the rest of a longer one is not written."""
+
 KEPT_LINES: Final = 5_000
 FLUSH_S: Final = 0.5
 """Seconds that the last lines may take at the end."""
@@ -57,7 +66,8 @@ class LogSink:
             self._dropped += 1
             self.lost["unread"] += 1
             return
-        self._lines.append(self.redact(message))
+        line = self.redact(message)
+        self._lines.append(line if len(line) <= LINE_CHARS else line[:LINE_CHARS] + " (cut)")
         self._wake()
 
     log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
@@ -95,25 +105,24 @@ class LogSink:
             await trio.to_thread.run_sync(_write_all, data, limiter=self._writing, abandon_on_cancel=True)
 
 
-class _ErrorLimit:
-    """A structlog processor that drops warnings and errors of one kind beyond the limit, and says how many."""
+class _KindLimit:
+    """A structlog processor that drops lines of one kind beyond the limit, and says how many."""
 
     def __init__(self, sink: LogSink) -> None:
         self._sink = sink
         self._windows: dict[str, tuple[float, int]] = {}
 
     def __call__(self, _logger: object, method: str, event: Event) -> Event:
-        if method not in {"warning", "error", "exception", "critical"}:
-            return event
+        limit = ERRORS_PER_MINUTE if method in {"warning", "error", "exception", "critical"} else NOTES_PER_MINUTE
         kind = str(event.get("event"))
         begun, count = self._windows.get(kind, (0.0, 0))
         now = time.monotonic()
         if now - begun >= 60:
-            if count > ERRORS_PER_MINUTE:
-                event["suppressed"] = count - ERRORS_PER_MINUTE
+            if count > limit:
+                event["suppressed"] = count - limit
             begun, count = now, 0
         self._windows[kind] = (begun, count + 1)
-        if count >= ERRORS_PER_MINUTE:
+        if count >= limit:
             self._sink.lost["repeated"] += 1
             raise structlog.DropEvent
         return event
@@ -130,7 +139,7 @@ def configure_logs(sink: LogSink, form: Literal["text", "json"], *, level: int =
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _ErrorLimit(sink),
+        _KindLimit(sink),
         structlog.processors.format_exc_info,
     ]
     if form == "text":

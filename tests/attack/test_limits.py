@@ -6,7 +6,9 @@ What the queue, a prompt's size and waiting requests are refused with is tested 
 """
 
 import json
+import signal
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,10 +16,13 @@ import trio
 from atrio_agent import coordinator
 from atrio_protocol.limits import MAX_FRAME_BYTES
 from atrio_server import attachments
+from atrio_server.logs import NOTES_PER_MINUTE
+from attack.rig import in_turns
 from door_rig import DoorClient, until
 from wire.client import connect
 from wire.conftest import Harness
 from wire.http import http
+from wire.process import spawn
 from wire.steps import GATED, PLAIN, new_session
 
 
@@ -97,3 +102,20 @@ async def test_connections_of_one_address_are_limited_and_another_address_still_
         await until(lambda: len(running.server.connections) == 0)
         async with attacker.raw_socket():
             pass
+
+
+async def test_a_client_that_provokes_log_lines_cannot_fill_the_disk(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    attempts = 2 * NOTES_PER_MINUTE
+    with trio.fail_after(120):
+        async with spawn(tmp_path / "state", "--model", "demo", "--log-format", "json", log=log) as server:
+            attacker = DoorClient(port=int(server.http.rpartition(":")[2]), token="W" * 43)  # no token of this server
+
+            async def knock(_number: int) -> None:
+                assert (await attacker.ask(attacker.handshake())).status == 401
+
+            await in_turns(8, knock, range(attempts))
+            server.signal(signal.SIGTERM)
+            assert await server.ended() == 0
+    refused = [line for line in log.read_text().splitlines() if "door.refused" in line]
+    assert len(refused) < attempts  # and not equal to the limit, where a minute ended meanwhile

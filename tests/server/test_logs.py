@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from atrio_server import logs
-from atrio_server.logs import ERRORS_PER_MINUTE, LogSink, configure_logs
+from atrio_server.logs import ERRORS_PER_MINUTE, LINE_CHARS, NOTES_PER_MINUTE, LogSink, configure_logs
 
 log = structlog.get_logger("atrio.test")
 
@@ -141,16 +141,27 @@ async def test_one_kind_of_error_is_written_so_often_a_minute_and_the_rest_count
         for _ in range(ERRORS_PER_MINUTE + 7):
             getattr(log, level)("disk failed")
         getattr(log, level)("something else")
-        for _ in range(ERRORS_PER_MINUTE + 7):
+        for _ in range(NOTES_PER_MINUTE + 7):
             log.info("not an error")
         at += 61
         getattr(log, level)("disk failed")
+        log.info("not an error")
     told = events(written)
     failed = [event for event in told if event["event"] == "disk failed"]
     assert len(failed) == ERRORS_PER_MINUTE + 1
     assert [event.get("suppressed") for event in failed[-2:]] == [None, 7]
     assert sum(event["event"] == "something else" for event in told) == 1
-    assert sum(event["event"] == "not an error" for event in told) == ERRORS_PER_MINUTE + 7
+    notes = [event for event in told if event["event"] == "not an error"]
+    assert len(notes) == NOTES_PER_MINUTE + 1
+    assert notes[-1]["suppressed"] == 7
+
+
+async def test_a_line_is_cut_where_it_would_be_endless(written: Path) -> None:
+    async with serving(written, "text"):
+        log.info("long", said="x" * (LINE_CHARS + 1000))
+    (line,) = lines(written)
+    assert line.endswith("xxx (cut)")
+    assert len(line) < LINE_CHARS + 10
 
 
 async def test_warnings_of_libraries_are_events_without_their_arguments(written: Path) -> None:
