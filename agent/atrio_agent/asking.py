@@ -11,7 +11,14 @@ import msgspec
 import trio
 
 from atrio_agent.messages import LiveMessage
-from atrio_agent.models.base import ModelRequest, ToolCallArgs, ToolCallEnd, ToolCallStart
+from atrio_agent.models.base import (
+    ModelRequest,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallArgs,
+    ToolCallEnd,
+    ToolCallStart,
+)
 from atrio_agent.reply import Reply
 from atrio_protocol.errors import RunError
 
@@ -25,6 +32,9 @@ TRIES: Final = 3
 
 FIRST_DELAY_S: Final = 0.5
 LONGEST_DELAY_S: Final = 60.0
+
+LARGE_CHARS: Final = 256 * 1024
+"""Nobody sends so much in one piece, but a model that is played."""
 
 
 async def ask(host: "TurnHost", request: ModelRequest, reply: Reply) -> None:
@@ -44,6 +54,8 @@ async def ask(host: "TurnHost", request: ModelRequest, reply: Reply) -> None:
                     if reply.message is None:
                         await host.in_order()
                     reply.take(event)
+                    if isinstance(event, TextDelta | ReasoningDelta | ToolCallArgs) and len(event.text) >= LARGE_CHARS:
+                        await trio.lowlevel.checkpoint()  # one of this size is enough for a round of the event loop
             break
         except RunError as exc:
             wait_s = FIRST_DELAY_S * 4 ** (attempt - 1)

@@ -88,11 +88,19 @@ class LiveRun:
     usage: Usage | None = None
     outcome: Outcome | None = None
     completed: bool = False
+    _meta_bytes: int | None = None
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody cancelled it, or the server is closing it."""
         return self.scope.cancel_called
+
+    @property
+    def meta_bytes(self) -> int:
+        """How much its client has sent along with it, as it is on the wire."""
+        if self._meta_bytes is None:
+            self._meta_bytes = 0 if self.meta is None else len(msgspec.json.encode(self.meta))
+        return self._meta_bytes
 
     @property
     def client_id(self) -> str:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from atrio_agent.run_lists import RUNS_BYTES, runs_within
 from atrio_agent.session import Session
 from atrio_agent.store.base import Store
 from atrio_agent.streams import Cursor
@@ -21,6 +22,9 @@ from atrio_protocol.things import Message, Run
 
 __all__ = ["Page", "messages_page", "take_snapshot"]
 
+
+SNAPSHOT_BYTES: Final = 960 * 1024
+"""What one snapshot may take: the newest messages get what the rest has left, and in any case one message."""
 
 WATCHED_TEXT_BYTES: Final = 256 * 1024
 """Text of watched runs that one snapshot carries; `run/get` has what is left out."""
@@ -42,7 +46,7 @@ async def messages_page(session: Session, store: Store, *, before: int | None, l
     live = session.scribe.live_page(before)
     stored_below = session.scribe.stored_below
     below = stored_below if before is None else min(stored_below, before)
-    return await _page(store, session.session_id, live, below, limit)
+    return await _page(store, session.session_id, live, below, limit, PAGE_BYTES)
 
 
 async def take_snapshot(
@@ -59,17 +63,21 @@ async def take_snapshot(
         stored_below = session.scribe.stored_below
         view = session.profile.view()
         todos, permissions = session.todos, lean_permissions(session.permissions())
-        runs = [run.view() for run in session.inbox.announced]
+        runs = list(runs_within(session.inbox.announced, RUNS_BYTES))
         over = [
             run_id for run_id in dict.fromkeys(watch) if session.inbox.knows(run_id) and not session.inbox.find(run_id)
         ]
-        page = await _page(store, session.session_id, live, stored_below, history_limit)
         text_bytes = 0
         for run_id in over:
             stored = await store.run(run_id)
             if stored is not None and stored.session_id == session.session_id and stored.state == "completed":
                 text_bytes += 0 if stored.text is UNSET else len(stored.text.encode())
                 runs.append(_as_watched(stored, with_text=text_bytes <= WATCHED_TEXT_BYTES))
+        beside_bytes = len(msgspec.json.encode((todos, permissions))) + sum(
+            len(msgspec.json.encode(run)) for run in runs
+        )
+        room_bytes = min(PAGE_BYTES, SNAPSHOT_BYTES - beside_bytes)
+        page = await _page(store, session.session_id, live, stored_below, history_limit, room_bytes)
         if not cursor.lagged:
             return cursor, SessionSnapshot(
                 session=view,
@@ -81,13 +89,15 @@ async def take_snapshot(
             )
 
 
-async def _page(store: Store, session_id: str, live: list[Message], stored_below: int, limit: int) -> Page:
+async def _page(
+    store: Store, session_id: str, live: list[Message], stored_below: int, limit: int, max_bytes: int
+) -> Page:
     """Join the messages in memory with those of the store, within the limits of a page."""
     kept: list[Message] = []
     size = 0
     for message in reversed(live):
         size += len(msgspec.json.encode(message))
-        if kept and (len(kept) >= limit or size > PAGE_BYTES) and kept[-1].role != "tool":
+        if kept and (len(kept) >= limit or size > max_bytes) and kept[-1].role != "tool":
             return Page(tuple(reversed(kept)), more=True)
         kept.append(message)
     kept.reverse()
@@ -97,9 +107,9 @@ async def _page(store: Store, session_id: str, live: list[Message], stored_below
         older = await store.messages(session_id, before=stored_below, limit=1, max_bytes=1)
         return Page(tuple(kept), more=bool(older.messages))
     stored = await store.messages(
-        session_id, before=stored_below, limit=max(room, 1), max_bytes=max(PAGE_BYTES - size, 1)
+        session_id, before=stored_below, limit=max(room, 1), max_bytes=max(max_bytes - size, 1)
     )
-    if kept and not starts_with_tool and size >= PAGE_BYTES:
+    if kept and not starts_with_tool and size >= max_bytes:
         return Page(tuple(kept), more=bool(stored.messages))
     return Page(stored.messages + tuple(kept), more=stored.more)
 

@@ -9,6 +9,7 @@ against accidents, it is no search for others' and no wall against a clever comm
 """
 
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, cast
@@ -36,12 +37,18 @@ _HELD_CHARS: Final = 4
 """Live output is held back where so much of a secret may have begun; fewer characters would hold up every word."""
 
 
+_LONG_CHARS: Final = 4096
+"""From this length on a text is looked through in another way, which begins slower and is ten times as fast."""
+
+
 class _Known(NamedTuple):
     """Secrets, the longest first, and what finds them."""
 
     secrets: tuple[str, ...]
     heads: re.Pattern[str] | None
     cores: re.Pattern[str] | None
+    grams: frozenset[int]
+    """All that stands in eight bytes of a secret that may be found by its pieces."""
 
 
 class Redactor:
@@ -62,6 +69,8 @@ class Redactor:
     def text(self, text: str) -> str:
         """The text without the secrets and without long pieces of them."""
         known = self._known
+        if len(text) >= _LONG_CHARS:
+            return self._long(text)
         if known.heads is not None and known.heads.search(text):
             for secret in known.secrets:
                 text = text.replace(secret, REDACTED)
@@ -69,8 +78,18 @@ class Redactor:
             text = self._without_pieces(text)
         return text
 
+    def _long(self, text: str) -> str:
+        for secret in self._known.secrets:
+            text = text.replace(secret, REDACTED)
+        # Wherever a piece stands, it fills one of the text's blocks whole: so only every eighth place is looked at.
+        if self._known.grams and not self._known.grams.isdisjoint(_blocks(text)):
+            text = self._without_pieces(text)
+        return text
+
     def may_begin(self, text: str) -> bool:
         """Whether there is a place in the text where enough of a secret begins to be held back."""
+        if len(text) >= _LONG_CHARS:
+            return any(secret[:_HELD_CHARS] in text for secret in self._known.secrets)
         heads = self._known.heads
         return heads is not None and heads.search(text) is not None
 
@@ -190,7 +209,19 @@ def _known(secrets: Iterable[str]) -> _Known:
         secrets=tuple(known),
         heads=_any_of(secret[:_HELD_CHARS] for secret in known),
         cores=_any_of(core for secret in known for core in _cores(secret)),
+        grams=frozenset(gram for secret in known if _cores(secret) for gram in _grams(secret)),
     )
+
+
+def _grams(secret: str) -> Iterable[int]:
+    data = secret.encode("utf-8", "surrogatepass")
+    return (int.from_bytes(data[at : at + 8], sys.byteorder) for at in range(len(data) - 7))
+
+
+def _blocks(text: str) -> Iterable[int]:
+    """The text in blocks of eight bytes. A piece of 16 characters, at whatever place, holds one of them whole."""
+    data = text.encode("utf-8", "surrogatepass")
+    return memoryview(data + bytes(-len(data) % 8)).cast("Q")
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str] | None:

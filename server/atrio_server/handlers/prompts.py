@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from atrio_agent.inbox import Cancelled
+from atrio_agent.run_lists import runs_within
 from atrio_agent.runs import LiveRun
 from atrio_agent.session import Session
 from atrio_agent.store.base import RunIdTaken, StoreFailed
@@ -24,7 +25,7 @@ from atrio_protocol.errors import (
     StorageUnavailable,
     WorkspaceClosing,
 )
-from atrio_protocol.limits import MAX_COMMAND_CHARS, MAX_PROMPT_BYTES
+from atrio_protocol.limits import MAX_COMMAND_CHARS, MAX_PROMPT_BYTES, PAGE_BYTES
 from atrio_protocol.methods import (
     CancelParams,
     CancelResult,
@@ -175,7 +176,7 @@ async def session_cancel(server: Server, caller: Caller, params: CancelParams) -
 async def session_queue(server: Server, caller: Caller, params: SessionParams) -> QueueResult:
     """The runs that are not completed: the active one first, then in order."""
     _, session = await find_session(server, caller, params)
-    return QueueResult(runs=tuple(run.view() for run in session.inbox.announced))
+    return QueueResult(runs=runs_within(session.inbox.announced, PAGE_BYTES))
 
 
 async def session_clear_queue(server: Server, caller: Caller, params: SessionParams) -> Later:

@@ -90,3 +90,21 @@ def test_what_cannot_be_a_secret_is_live_at_once() -> None:
 def test_all_texts_of_a_value_are_without_secrets() -> None:
     value = {"a": [KEY, {"b": f"x{KEY}", KEY: 1}], "c": None}
     assert Redactor([KEY]).value(value) == {"a": [REDACTED, {"b": f"x{REDACTED}", REDACTED: 1}], "c": None}
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=20),
+            st.tuples(st.integers(0, len(KEY)), st.integers(0, len(KEY))).map(lambda cut: KEY[min(cut) : max(cut)]),
+            st.just(TOKEN),
+        ),
+        max_size=12,
+    )
+)
+def test_a_long_text_is_looked_through_as_well_as_a_short_one(pieces: list[str]) -> None:
+    redactor = Redactor([KEY, TOKEN])
+    text = "".join(pieces)
+    padding = "\N{GRINNING FACE}." * 3000
+    for shift in range(3):  # wherever its pieces stand in the blocks of the long way
+        assert redactor.text(padding + "y" * shift + text) == padding + redactor.text("y" * shift + text)
