@@ -128,7 +128,8 @@ def _manifest(seen: Seen) -> str:
 def _directories(seen: Seen) -> str:
     inside = Counter(path.split("/", 1)[0] for path in seen.files if "/" in path)
     shown = [line.strip() for line in seen.tree if line.strip().endswith("/")]
-    rows = [(name, inside.get(name.rstrip("/"), 0)) for name in shown]
+    # One without a file that was listed holds what is ignored or hidden.
+    rows = [(name, count) for name in shown if (count := inside.get(name.rstrip("/"), 0))]
     rows.sort(key=lambda row: -row[1])
     if not rows:
         return ""
@@ -143,10 +144,10 @@ def _directories(seen: Seen) -> str:
 
 
 def _starts(seen: Seen) -> str:
-    if not seen.starts:
+    # One line a file, and none for examples in documents; tests last, they begin nothing.
+    first = {match.path: match for match in reversed(seen.starts) if not _is_prose(match.path)}
+    if not first:
         return ""
-    # One line a file; tests last, they begin nothing.
-    first = {match.path: match for match in reversed(seen.starts)}
     ranked = sorted(first.values(), key=lambda match: (_is_test(match.path), match.path.count("/"), match.path))
     lines = [f"  {match.path}:{match.line}" for match in ranked[:_STARTS_SHOWN]]
     more = len(ranked) - _STARTS_SHOWN
@@ -156,6 +157,10 @@ def _starts(seen: Seen) -> str:
 def _tests(seen: Seen) -> str:
     count = sum(map(_is_test, seen.files))
     return f"Tests: {count} {'file' if count == 1 else 'files'}." if count else ""
+
+
+def _is_prose(path: str) -> bool:
+    return _LANGUAGES.get(PurePosixPath(path).suffix[1:].lower()) in _PROSE_AND_DATA
 
 
 def _is_test(path: str) -> bool:

@@ -22,7 +22,16 @@ from atrio_agent.models.base import (
 from atrio_agent.models.demo import DemoModel
 from atrio_agent.models.demo_deeds import run_deed, write_deed
 from atrio_agent.models.demo_looks import explain_look, find_look, map_look
-from atrio_agent.models.demo_results import Result, Round, file_lines, listed_paths, matches, results_since_prompt
+from atrio_agent.models.demo_results import (
+    Match,
+    Result,
+    Round,
+    file_lines,
+    listed_paths,
+    matches,
+    results_since_prompt,
+)
+from atrio_agent.models.demo_summary import Seen, summary
 from atrio_agent.tools.base import Place, ToolFailed
 from atrio_agent.tools.registry import read_only_tools
 from atrio_protocol.content import TextBlock, prompt_text
@@ -248,3 +257,12 @@ def test_how_a_command_ended_is_told() -> None:
     assert "status 3" in run_deed((answered("shell", "out\n[Exit status 3.]"),), "x").text
     assert run_deed((answered("shell", "out"),), "x").text == "The command has run.\n"
     assert "It was not run. No." in run_deed((answered("shell", "No.", is_error=True),), "x").text
+
+
+def test_a_map_names_no_program_in_a_document_and_no_directory_without_a_listed_file() -> None:
+    starts = [Match("docs/client.md", 56, 'if __name__ == "__main__":'), Match("src/a.py", 3, "def main(")]
+    seen = Seen(name="p", tree=[".ci/", "docs/", "src/"], files=["docs/client.md", "src/a.py"], starts=starts)
+    text = summary(seen)
+    assert "Programs begin at:\n  src/a.py:3\n" in text
+    assert "docs/client.md:56" not in text
+    assert ".ci" not in text
