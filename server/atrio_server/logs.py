@@ -98,11 +98,14 @@ class LogSink:
             await trio.lowlevel.checkpoint_if_cancelled()
             lines = list(self._lines)
             self._lines.clear()
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                log.warning("log lines dropped: nobody read them in time", lines=dropped)
             data = ("\n".join(lines) + "\n").encode("utf-8", "replace")
-            await trio.to_thread.run_sync(_write_all, data, limiter=self._writing, abandon_on_cancel=True)
+            if not await trio.to_thread.run_sync(_write_all, data, limiter=self._writing, abandon_on_cancel=True):
+                # Such as a full disk: it is said when there is room again.
+                self._dropped += len(lines)
+                return
+            if self._dropped and len(self._lines) < KEPT_LINES:
+                dropped, self._dropped = self._dropped, 0
+                log.warning("log lines dropped: they could not be written in time", lines=dropped)
 
 
 class _KindLimit:
@@ -170,9 +173,10 @@ def _flatten_traceback(_logger: object, _method: str, event: Event) -> Event:
     return event
 
 
-def _write_all(data: bytes) -> None:
+def _write_all(data: bytes) -> bool:
     try:
         while data:
             data = data[os.write(2, data) :]
     except OSError:
-        return  # stderr is closed or its reader gone: there is nowhere left to say so
+        return False  # the disk is full, or stderr is closed or its reader gone: there is nowhere left to say so
+    return True

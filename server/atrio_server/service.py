@@ -9,7 +9,6 @@ deadlines that count from the signal, whatever clients do.
 """
 
 import os
-import re
 import secrets
 import signal
 import sys
@@ -27,9 +26,7 @@ import trio
 from atrio_agent.gates import Gates
 from atrio_agent.lifetime import Deadlines
 from atrio_agent.models.choose import Models, open_models
-from atrio_agent.store.base import Store
-from atrio_agent.store.index import SqliteRunIndex, open_run_index
-from atrio_agent.store.sqlite import open_sqlite_store
+from atrio_agent.store.index import SqliteRunIndex
 from atrio_agent.streams import Rings
 from atrio_agent.tools.leftovers import end_leftovers, new_life
 from atrio_protocol.limits import MAX_CONNECTIONS
@@ -49,25 +46,20 @@ from atrio_server.metrics import Metrics
 from atrio_server.outfit import OutfitMaker, keys_in
 from atrio_server.server import Server
 from atrio_server.socket import serve_connection
-from atrio_server.statedir import make_state_dir, open_private, open_state_dir
+from atrio_server.statedir import StateDirUnusable, open_state_dir
+from atrio_server.stores import OPENERS, open_index, open_store
 from atrio_server.token import TOKEN_FILE, load_or_make_token
 from atrio_server.token_watch import POLICY, Guests, TokenWatch
 from atrio_server.web import TokenEnded, make_app
 from atrio_server.web_socket import BoundedWebSocket
-from atrio_server.workspace import Means, Workspace
+from atrio_server.workspace import Means
 from atrio_server.workspaces import Workspaces
 
 __all__ = ["Running", "open_service", "run_server"]
 
-INDEX_FILE: Final = "index.db"
-DATABASE_FILE: Final = "atrio.db"
-OUTPUT_DIRECTORY: Final = "output"
 
 OTHER_FILES: Final = 512
 """Open files beside the clients' connections: databases, providers, what tools read."""
-
-OPENERS: Final = 4
-"""Workspaces whose directories are prepared at a time."""
 
 GOING_AWAY: Final = 1001
 
@@ -165,7 +157,7 @@ async def open_service(
     gates = Gates()
     async with (
         open_state_dir(settings.state_dir) as state,
-        open_run_index(_private(settings.state_dir / INDEX_FILE)) as index,
+        open_index(settings.state_dir) as index,
         open_models(
             environ,
             default=settings.model,
@@ -177,7 +169,7 @@ async def open_service(
     ):
         # Before anything is started here, and before anybody can ask for it.
         await end_leftovers(state.identity)
-        token = load_or_make_token(settings.state_dir)
+        token = _token_of(settings.state_dir)
         known.add_own((token, *keys_in(environ)))
         listening = await _listen(settings)
         # The door's scope is round the door alone: whoever uses the server goes on when it has shut down.
@@ -215,6 +207,13 @@ async def open_service(
                 server.loop.close()
 
 
+def _token_of(state_dir: Path) -> str:
+    try:
+        return load_or_make_token(state_dir)
+    except OSError as exc:
+        raise StateDirUnusable(state_dir, exc) from exc
+
+
 def _make_server(
     settings: Settings,
     nursery: trio.Nursery,
@@ -240,7 +239,7 @@ def _make_server(
         nursery=nursery,
         index=index,
         allowed=tuple(path.resolve() for path in settings.allow_paths),
-        open_store=partial(_open_store, settings.state_dir, index, trio.CapacityLimiter(OPENERS), figures),
+        open_store=partial(open_store, settings.state_dir, index, trio.CapacityLimiter(OPENERS), figures),
     )
     return Server(
         workspaces=workspaces,
@@ -323,34 +322,6 @@ async def _listen(settings: Settings) -> Listening:
     if settings.tls_cert is not None and settings.tls_key is not None:
         tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key)
     return await open_listeners(settings.host, settings.port, tls=tls, insecure=settings.insecure_bind)
-
-
-@asynccontextmanager
-async def _open_store(
-    state_dir: Path, index: SqliteRunIndex, opening: trio.CapacityLimiter, figures: Figures, workspace: Workspace
-) -> AsyncGenerator[Store]:
-    """Open a workspace's database, in a directory that a person can recognise."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", workspace.path.name)[:40] or "root"
-    directory = Path("workspaces") / f"{name}-{workspace.workspace_id[1:]}"
-    row = await index.register_workspace(workspace.workspace_id, str(workspace.path), str(directory))
-    workspace.created_at = row.created_at
-    home = state_dir / row.directory
-    workspace.output_dir = home.resolve() / OUTPUT_DIRECTORY
-    database = await trio.to_thread.run_sync(_prepare_home, home, limiter=opening)
-    async with open_sqlite_store(database, index=index, workspace_id=workspace.workspace_id, measures=figures) as store:
-        yield store
-
-
-def _prepare_home(home: Path) -> Path:
-    """Make a workspace's directory and database file, if need be. Runs in a worker thread."""
-    make_state_dir(home)
-    return _private(home / DATABASE_FILE)
-
-
-def _private(path: Path) -> Path:
-    """Have a file that only its owner may read before SQLite makes one that others may, under any umask."""
-    os.close(open_private(path, os.O_RDWR | os.O_CREAT))
-    return path
 
 
 def run_server(config: ServerConfig) -> int:

@@ -59,7 +59,9 @@ class StateDirUnusable(Exception):
     """The directory cannot be made or opened. The sentence says why and what to do."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(f"cannot use {path} for state: {error.strerror}; name another directory with --state-dir")
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+        way_out = "make room on its disk, or name another directory" if full else "name another directory"
+        super().__init__(f"cannot use {path} for state: {error.strerror}; {way_out} with --state-dir")
 
 
 class StateDirLocked(Exception):
@@ -107,17 +109,25 @@ class StateDir:
         self._lock = lock
 
     def publish_address(self, *, http: str, ws: str) -> None:
-        """Tell commands where this server is, and people who look at the lock who has it."""
-        self._name_owner(http)
+        """Tell commands where this server is, and people who look at the lock who has it.
+
+        Raises:
+            StateDirUnusable: It cannot be written.
+        """
         record = RunningServer(pid=os.getpid(), http=http, ws=ws, version=VERSION)
         draft = self.path / f".{SERVER_FILE}.{secrets.token_hex(8)}"
-        file = open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            os.write(file, msgspec.json.encode(record) + b"\n")
-        finally:
-            os.close(file)
-        # Replaces a link of that name instead of following it.
-        draft.rename(self.path / SERVER_FILE)
+            self._name_owner(http)
+            file = open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            try:
+                os.write(file, msgspec.json.encode(record) + b"\n")
+            finally:
+                os.close(file)
+            # Replaces a link of that name instead of following it.
+            draft.rename(self.path / SERVER_FILE)
+        except OSError as exc:
+            draft.unlink(missing_ok=True)
+            raise StateDirUnusable(self.path, exc) from exc
 
     @property
     def identity(self) -> str:
@@ -134,7 +144,10 @@ class StateDir:
         """Forget what an earlier owner left. `open_state_dir` does it."""
         with suppress(FileNotFoundError):
             (self.path / SERVER_FILE).unlink()
-        self._name_owner(None)
+        try:
+            self._name_owner(None)
+        except OSError as exc:
+            raise StateDirUnusable(self.path, exc) from exc
 
     def close(self) -> None:
         """Give the directory back: no server is here any more. Safe to call twice."""
@@ -152,7 +165,7 @@ async def open_state_dir(path: Path) -> AsyncGenerator[StateDir]:
     Raises:
         StateDirUnsafe: It may be in other hands.
         StateDirLocked: Another server has it.
-        OSError: It could not be made or opened.
+        StateDirUnusable: It could not be made, opened or written.
     """
     make_state_dir(path)
     lock = open_private(path / LOCK_FILE, os.O_RDWR | os.O_CREAT)

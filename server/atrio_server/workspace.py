@@ -27,7 +27,7 @@ from atrio_agent.lifetime import Deadlines
 from atrio_agent.mcp.servers import Mcp, open_mcp
 from atrio_agent.measures import UNMEASURED, Measures
 from atrio_agent.models.choose import Models
-from atrio_agent.store.base import Store
+from atrio_agent.store.base import Store, StoreFailed
 from atrio_agent.streams import Rings, Stream
 from atrio_agent.trouble import Severity, Trouble
 from atrio_protocol.events import WorkspaceClosingEvent
@@ -44,6 +44,10 @@ HOLD_S: Final = 30.0
 
 OWN_DIRECTORY: Final = ".atrio"
 """Where a workspace keeps Atrio's configuration, out of the reach of tools."""
+
+NOT_STORED: Final = "What is said here cannot be stored"
+STORED_AGAIN: Final = "What is said here is stored again"
+KEPT: Final = "Until it works again it is kept in memory, and lost if the server ends; new prompts are refused."
 
 log = structlog.get_logger("atrio.workspace")
 
@@ -94,6 +98,7 @@ class Workspace:
         self._born_held = True
         self._on_loss: dict[str, Callable[[], None]] = {}
         """What a claiming connection calls when it is gone, by its id."""
+        self._kept: Trouble | None = None
         self._closing_for: tuple[str, Deadlines] | None = None
         self._changed = trio.Event()
 
@@ -113,8 +118,9 @@ class Workspace:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with its configuration: sentences for people."""
-        return () if self._outfit is None else self._outfit.problems
+        """What is wrong with its configuration or its disk: sentences for people."""
+        kept = () if self._kept is None else (f"{self._kept.title}: {self._kept.detail}",)
+        return (*kept, *(() if self._outfit is None else self._outfit.problems))
 
     @property
     def store(self) -> Store:
@@ -289,15 +295,26 @@ class Workspace:
             store.set_close_deadline(deadlines.saves_at)
             self._end()
 
+    def note_kept(self, why: StoreFailed | None) -> None:
+        """Tell whoever watches that what is said is only in memory, or (None) that all of it is stored after all."""
+        if why is not None:
+            self._kept = Trouble("error", NOT_STORED, f"{why} {KEPT}")
+            self._notify(*self._kept)
+        else:
+            self._kept = None
+            self._notify("info", STORED_AGAIN, "What was said meanwhile is stored, and nothing is missing.")
+
     def _notify(self, severity: Severity, title: str, detail: str) -> None:
         if self._coordinator is not None:
             self._coordinator.notify(severity, title, detail)
 
     def _troubles(self) -> tuple[Trouble, ...]:
         """What is wrong with the workspace at the moment."""
-        ours = Trouble("warning", "Something is wrong with the configuration", "\n".join(self.problems))
+        problems = () if self._outfit is None else self._outfit.problems
+        ours = Trouble("warning", "Something is wrong with the configuration", "\n".join(problems))
         theirs = () if self._mcp is None else self._mcp.troubles()
-        return (ours, *theirs) if self.problems else theirs
+        kept = () if self._kept is None else (self._kept,)
+        return (*kept, ours, *theirs) if problems else (*kept, *theirs)
 
     def _end(self) -> None:
         """End the streams. Who comes from now on, while the store still closes, waits for a fresh workspace."""

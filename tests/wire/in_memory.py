@@ -98,7 +98,9 @@ class InMemory:
 
     @asynccontextmanager
     async def _open_store(self, workspace: Workspace) -> AsyncGenerator[MemoryStore]:
-        async with open_memory_store(disk=self.disk, index=self._index, workspace_id=workspace.workspace_id) as store:
+        async with open_memory_store(
+            disk=self.disk, index=self._index, workspace_id=workspace.workspace_id, tell=workspace.note_kept
+        ) as store:
             yield store
 
     async def open(self) -> None:

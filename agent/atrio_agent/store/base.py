@@ -117,7 +117,9 @@ class AcceptRun(Row, kw_only=True):
     """Insert a run. ``digest`` identifies its prompt; ``client_made`` ids are unique in the state directory.
 
     With ``private_id`` that id may be in use in another workspace: it was made by somebody who is not to
-    learn whether it is. Its session must be there: else the call is refused.
+    learn whether it is. Its session must be there: else the call is refused. One that is there, queued
+    and with the same prompt, but was accepted earlier in its session, is replaced: whoever accepts
+    knows all its runs, so that one was reported as not stored.
     """
 
     run: Run

@@ -25,7 +25,15 @@ import trio
 
 from atrio_agent.clock import now
 from atrio_agent.store.base import RunIdTaken, RunIndex, StoreFailed, WorkspaceRow
-from atrio_agent.store.connection import Connection, DatabaseError, connect, look_into, roll_back, store_failure
+from atrio_agent.store.connection import (
+    Connection,
+    DatabaseError,
+    check_files,
+    connect,
+    look_into,
+    roll_back,
+    store_failure,
+)
 from atrio_protocol.ids import workspace_id_of
 
 __all__ = ["DATABASE_NAME", "RunIndex", "SqliteRunIndex", "open_run_index"]
@@ -35,6 +43,12 @@ DATABASE_NAME: Final = "atrio.db"
 
 CLOSE_S: Final = 2.0
 """How long closing may take where nobody has said by when it must be over."""
+
+WAY_OUT: Final = (
+    "Move it away, with {name}-wal and {name}-shm beside it: the next start makes another out of the workspaces' "
+    "databases, and nothing is lost."
+)
+"""What to do about an index that cannot be used."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.store")
 
@@ -91,7 +105,7 @@ class SqliteRunIndex:
                     self._undecided |= dict.fromkeys(free, workspace_id)
                 return refused
         except DatabaseError as error:
-            return dict.fromkeys(wanted, store_failure(error, self._path))
+            return dict.fromkeys(wanted, self._failure(error))
 
     def settle(self, workspace_id: str, run_ids: Collection[str]) -> None:
         with self._lock:
@@ -115,7 +129,7 @@ class SqliteRunIndex:
             with self._lock:
                 self._commit("INSERT OR IGNORE INTO runs (run_id, workspace_id, session_id) VALUES (?, ?, ?)", rows)
         except DatabaseError as error:
-            raise store_failure(error, self._path) from error
+            raise self._failure(error) from error
 
     def set_close_deadline(self, at: float) -> None:
         """Say by when (Trio's clock) closing must be over; `CLOSE_S` after its beginning if never called."""
@@ -137,7 +151,10 @@ class SqliteRunIndex:
         try:
             return await trio.to_thread.run_sync(ask, limiter=self._limiter)
         except DatabaseError as error:
-            raise store_failure(error, self._path) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: DatabaseError) -> StoreFailed:
+        return store_failure(error, self._path, way_out=WAY_OUT)
 
     def _close(self) -> None:
         with self._lock:
@@ -156,8 +173,10 @@ class SqliteRunIndex:
             raise
 
     def _register(self, workspace_id: str, path: str, directory: str) -> WorkspaceRow:
-        self._commit(_REGISTER, [(workspace_id, path, directory, now())])
         row = self._workspace(workspace_id)
+        if row is None or (row.path, row.directory) != (path, directory):  # else a full disk is no obstacle
+            self._commit(_REGISTER, [(workspace_id, path, directory, now())])
+            row = self._workspace(workspace_id)
         assert row is not None, "it was just written, under the lock"
         return row
 
@@ -213,6 +232,7 @@ def _open(path: Path, *, full_sync: bool) -> Connection:
     from atrio_agent.store.migrations import INDEX_STEPS, migrate  # noqa: PLC0415
 
     try:
+        check_files(path, way_out=WAY_OUT)
         connection = connect(path, full_sync=full_sync)
         try:
             migrate(Database(connection, execute_plugins=False), INDEX_STEPS, path)
@@ -220,7 +240,9 @@ def _open(path: Path, *, full_sync: bool) -> Connection:
             connection.close()
             raise
     except DatabaseError as error:
-        raise store_failure(error, path) from error
+        raise store_failure(error, path, way_out=WAY_OUT) from error
+    except OSError as error:
+        raise StoreFailed(f"{path} cannot be used: {error}.") from error
     return connection
 
 

@@ -39,7 +39,7 @@ from atrio_agent.store.paging import (
 )
 from atrio_agent.store.recovery import REV_STEP, Wreck, repair
 from atrio_agent.store.search import matches, query_words
-from atrio_agent.store.writer import Call, Writer, open_writer
+from atrio_agent.store.writer import Call, Tell, Writer, open_writer
 from atrio_protocol.ids import new_id, workspace_id_for, workspace_id_of
 from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Grant, Message, Run, Todo
@@ -294,6 +294,7 @@ async def open_memory_store(
     disk: MemoryDisk | None = None,
     index: MemoryRunIndex | None = None,
     workspace_id: str = workspace_id_for("memory"),
+    tell: Tell = lambda _why: None,
 ) -> AsyncGenerator[MemoryStore]:
     """Open a store on a disk, recovered, and close it at the end: drained, shielded, within its deadline.
 
@@ -301,10 +302,11 @@ async def open_memory_store(
         disk: What earlier stores have left; a new one if not given.
         index: Where client-made run ids are claimed; needed where several workspaces share one.
         workspace_id: Whose store it is.
+        tell: Told why what nobody waits for is only in memory, and (None) when it is stored after all.
     """
     disk = MemoryDisk() if disk is None else disk
     index = MemoryRunIndex() if index is None else index
     index.add_disk(workspace_id, disk)
     _open(disk, workspace_id)
-    async with open_writer(_MemoryBackend(disk, index, workspace_id)) as writer:
+    async with open_writer(_MemoryBackend(disk, index, workspace_id), tell=tell) as writer:
         yield MemoryStore(disk, writer)

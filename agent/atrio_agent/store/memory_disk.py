@@ -103,7 +103,8 @@ class KeptVersion(NamedTuple):
 class _Fault:
     """Commits that are to fail."""
 
-    def __init__(self, count: int, after: int, having: type[Op] | None) -> None:
+    def __init__(self, count: int, after: int, having: type[Op] | None, is_lie: bool) -> None:
+        self.is_lie = is_lie
         self.count = count
         self.after = after
         self.having = having
@@ -149,15 +150,18 @@ class MemoryDisk:
 
     # What a test does.
 
-    def fail_commits(self, count: int = 1, *, after: int = 0, having: type[Op] | None = None) -> None:
+    def fail_commits(
+        self, count: int = 1, *, after: int = 0, having: type[Op] | None = None, is_lie: bool = False
+    ) -> None:
         """Let commits fail as on a full disk.
 
         Args:
             count: How many.
             after: How many go well before.
             having: Only count and fail those in which there is such an operation.
+            is_lie: They are done, and reported as failed all the same; and nothing tells.
         """
-        self._faults.append(_Fault(count, after, having))
+        self._faults.append(_Fault(count, after, having, is_lie))
 
     def hold_commits(self) -> None:
         """Stop every further commit at the gate in front of it."""
@@ -202,12 +206,14 @@ class MemoryDisk:
             free: Gives up the ids of runs that are gone, with their sessions.
         """
         self.commits += 1
-        hits = [fault.hits(calls) for fault in self._faults]  # all of them count it, so that none shifts another
-        if any(hits):
-            return [StoreFailed("The disk is full (a test has said so).")] * len(calls)
-        self._freed.clear()
-        outcome = [self._do_call(call, claim) for call in calls]
-        free(self._freed)
+        # All of them count it, so that none shifts another.
+        hits = [fault for fault in self._faults if fault.hits(calls)]
+        outcome: list[StoreFailed | None] = [StoreFailed("The disk is full (a test has said so).")] * len(calls)
+        if all(fault.is_lie for fault in hits):
+            self._freed.clear()
+            done = [self._do_call(call, claim) for call in calls]
+            free(self._freed)
+            outcome = outcome if hits else done
         return outcome
 
     def repair(self, ops: Sequence[Op]) -> None:
@@ -330,7 +336,8 @@ class MemoryDisk:
 
     def _accept_run(self, op: AcceptRun) -> None:
         run = op.run
-        if run.run_id in self.runs:
+        there = self.runs.get(run.run_id)
+        if there is not None and not _was_never_told(there, op):
             raise RunIdTaken(f"The run id {run.run_id} is in use.")
         if run.session_id not in self.sessions:
             raise WriteRefused(f"Session {run.session_id} is not there.")
@@ -403,3 +410,10 @@ class MemoryDisk:
     def _drop(self, table: dict[str, Any], key: str) -> None:
         if key in table:
             self._undo.append((table, key, table.pop(key)))
+
+
+def _was_never_told(kept: KeptRun, op: AcceptRun) -> bool:
+    """Whether this acceptance was stored and reported as failed, so that it is now asked for again."""
+    run, again = kept.run, op.run
+    same = run.session_id == again.session_id and kept.digest == op.digest
+    return same and run.state == "queued" and run.accept_seq < again.accept_seq

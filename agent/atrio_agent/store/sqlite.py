@@ -10,7 +10,7 @@ deadline abandons a thread; a database with an abandoned thread is not closed.
 """
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -32,11 +32,22 @@ from atrio_agent.store.base import (
     SessionPage,
     StoreFailed,
 )
-from atrio_agent.store.connection import Connection, DatabaseError, connect, look_into, roll_back, store_failure
+from atrio_agent.store.connection import (
+    BEGIN_ANEW,
+    Connection,
+    DatabaseError,
+    check_files,
+    connect,
+    is_damage,
+    look_into,
+    look_only,
+    roll_back,
+    store_failure,
+)
 from atrio_agent.store.paging import read_cursor
 from atrio_agent.store.recovery import repair
 from atrio_agent.store.tables import Tables
-from atrio_agent.store.writer import Call, Writer, open_writer
+from atrio_agent.store.writer import Call, Tell, Writer, open_writer
 from atrio_protocol.ids import new_id
 from atrio_protocol.things import Grant, Message, Run, Todo
 
@@ -126,7 +137,8 @@ def _failures_of(path: Path) -> Generator[None]:
     except DatabaseError as error:
         raise store_failure(error, path) from error
     except msgspec.DecodeError as error:
-        raise StoreFailed(f"{path} has a row that cannot be read: {error}. Put a copy of it back.") from error
+        way_out = BEGIN_ANEW.format(name=path.name)
+        raise StoreFailed(f"{path} has a row that cannot be read: {error}. {way_out}") from error
     except OSError as error:
         raise StoreFailed(f"{path} cannot be used: {error}.") from error
 
@@ -140,6 +152,8 @@ def _open(path: Path, *, owner: Mapping[str, str], index: RunIndex, full_sync: b
 
     with _failures_of(path), ExitStack() as undo:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_files(path)
+        _check_owner_of_log(path, owner["workspace_id"])
         writing = connect(path, full_sync=full_sync)
         undo.callback(writing.close)
         migrate(Database(writing, execute_plugins=False), WORKSPACE_STEPS, path)
@@ -150,7 +164,14 @@ def _open(path: Path, *, owner: Mapping[str, str], index: RunIndex, full_sync: b
         if meta.get("workspace_id", owner["workspace_id"]) != owner["workspace_id"]:
             raise StoreFailed(f"{path} belongs to another workspace ({meta.get('workspace_path')}).")
         generation = int(meta.get("generation", 0)) + 1
-        tables = Tables(writing, path=path, workspace_id=owner["workspace_id"], generation=generation, index=index)
+        tables = Tables(
+            writing,
+            path=path,
+            workspace_id=owner["workspace_id"],
+            generation=generation,
+            index=index,
+            batch=int(meta.get("batch", 0)),
+        )
         _recover(Queries(writing, generation=generation), tables, owner["workspace_id"])
         if meta.get("closed") == "no":
             index.restore(owner["workspace_id"], Queries(writing, generation=generation).client_made_runs())
@@ -161,6 +182,29 @@ def _open(path: Path, *, owner: Mapping[str, str], index: RunIndex, full_sync: b
         reading = look_into(path)
         undo.pop_all()
     return _Opened(writing, reading, tables, Queries(reading, generation=generation))
+
+
+def _check_owner_of_log(path: Path, workspace_id: str) -> None:
+    """Refuse the log of another workspace's database before it becomes a part of this one.
+
+    Raises:
+        StoreFailed: It is another's. Nothing was changed.
+    """
+    log_of = path.with_name(f"{path.name}-wal")
+    if not log_of.is_file() or not log_of.stat().st_size:
+        return
+    with closing(look_only(path)) as connection:
+        try:
+            found = connection.execute("SELECT value FROM meta WHERE key = 'workspace_id'").fetchone()
+        except DatabaseError as error:
+            if is_damage(error):
+                raise
+            return  # not made to its end; or it does not say, and then the opening does
+    if found is not None and found[0] != workspace_id:
+        raise StoreFailed(
+            f"{log_of} or {path} belongs to another workspace. Put the right ones back; or move the log away, and what "
+            "was stored there last is lost."
+        )
 
 
 def _recover(queries: "Queries", tables: Tables, workspace_id: str) -> None:
@@ -234,7 +278,13 @@ class SqliteStore:
 
 @asynccontextmanager
 async def open_sqlite_store(
-    path: Path, *, index: RunIndex, workspace_id: str, full_sync: bool = False, measures: Measures = UNMEASURED
+    path: Path,
+    *,
+    index: RunIndex,
+    workspace_id: str,
+    full_sync: bool = False,
+    measures: Measures = UNMEASURED,
+    tell: Tell = lambda _why: None,
 ) -> AsyncGenerator[SqliteStore]:
     """Open a workspace's store, recovered, and close it at the end: drained, shielded, within its deadline.
 
@@ -244,6 +294,7 @@ async def open_sqlite_store(
         workspace_id: Whose store it is.
         full_sync: Whether each commit also survives a loss of power.
         measures: Told how long each commit took.
+        tell: Told why what nobody waits for is only in memory, and (None) when it is stored after all.
 
     Raises:
         StoreFailed: It cannot be opened, is damaged, or belongs to another
@@ -251,5 +302,5 @@ async def open_sqlite_store(
     """
     database = _Database(path)
     await database.open(index=index, workspace_id=workspace_id, full_sync=full_sync)
-    async with open_writer(database, measures=measures) as writer:
+    async with open_writer(database, measures=measures, tell=tell) as writer:
         yield SqliteStore(database, writer)

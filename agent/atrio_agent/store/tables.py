@@ -13,6 +13,9 @@ not come back while this process lives); `meta`. `touched` rises with every
 change of `updated_at` and decides between two in one millisecond; `generation`
 counts openings. What else a session keeps is in `atrio_agent.store.keeping`.
 
+Each batch writes its number (`meta`), so that a commit which is reported as
+failed can be looked for.
+
 Invariant: a batch of a store that was given up never gets in once the database
 has been opened again: each one checks the generation it belongs to.
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+import structlog
 
 from atrio_agent.store.base import (
     AcceptRun,
@@ -54,6 +58,8 @@ from atrio_protocol.struct import UNSET
 from atrio_protocol.things import Message, Run
 
 __all__ = ["Tables"]
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.store")
 
 _PUT_SESSION: Final = """
 INSERT INTO sessions (session_id, parent_session_id, root_session_id, title, title_is_final, model, message_count,
@@ -90,7 +96,10 @@ SELECT session_id, message_id, ?, ?, ? FROM messages WHERE message_id = ?
 _ACCEPT_RUN: Final = """
 INSERT INTO runs (run_id, session_id, accept_seq, state, started, client_made, digest, body, prompt)
 SELECT ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE EXISTS (SELECT 1 FROM sessions WHERE session_id = ?)
-ON CONFLICT (run_id) DO NOTHING
+ON CONFLICT (run_id) DO UPDATE SET
+    accept_seq = excluded.accept_seq, client_made = excluded.client_made, body = excluded.body, prompt = excluded.prompt
+WHERE session_id = excluded.session_id AND digest = excluded.digest AND state = 'queued'
+    AND accept_seq < excluded.accept_seq
 """
 
 _PUT_RUN: Final = """
@@ -153,16 +162,25 @@ class Tables:
         workspace_id: Whose it is.
         generation: Which opening of the database this is.
         index: Where client-made run ids are claimed.
+        batch: The number of the last batch that was committed.
     """
 
     def __init__(
-        self, connection: Connection, *, path: Path, workspace_id: str, generation: int, index: RunIndex
+        self,
+        connection: Connection,
+        *,
+        path: Path,
+        workspace_id: str,
+        generation: int,
+        index: RunIndex,
+        batch: int = 0,
     ) -> None:
         self._connection = connection
         self._path = path
         self._workspace_id = workspace_id
         self._generation = generation
         self._index = index
+        self._batch = batch
         self._encode = msgspec.json.Encoder().encode
         self._touched: int = connection.execute("SELECT ifnull(max(touched), 0) FROM sessions").fetchone()[0]
 
@@ -184,7 +202,7 @@ class Tables:
                 roll_back(self._connection)
                 refused |= {outcome.claimed[run_id].at: reason for run_id, reason in taken.items()}
                 outcome = self._attempt(calls, refused)
-            self._connection.execute("COMMIT")
+            self._commit()
         except DatabaseError as error:
             roll_back(self._connection)
             failure = store_failure(error, self._path)
@@ -202,6 +220,24 @@ class Tables:
             freed = {run_id: claim.session_id for run_id, claim in outcome.freed.items()}
             self._index.free(self._workspace_id, freed)
         return [outcome.refused.get(at) for at in range(len(calls))]
+
+    def _commit(self) -> None:
+        """Commit; one that is reported as failed and is there all the same has succeeded."""
+        try:
+            self._connection.execute("COMMIT")
+        except DatabaseError:
+            roll_back(self._connection)
+            if not self._is_stored():
+                raise
+            log.warning("a commit was reported as failed and is there", path=str(self._path))
+
+    def _is_stored(self) -> bool:
+        """Whether the last batch is in the database; False also if the database does not say."""
+        try:
+            found = self._connection.execute("SELECT value FROM meta WHERE key = 'batch'").fetchone()
+        except DatabaseError:
+            return False
+        return found == (str(self._batch),)
 
     def repair(self, ops: Iterable[Op]) -> None:
         """Do these operations in a transaction that the caller has begun."""
@@ -221,6 +257,8 @@ class Tables:
         (generation,) = execute("SELECT value FROM meta WHERE key = 'generation'").fetchone()
         if generation != str(self._generation):
             raise StoreFailed(f"{self._path} has been opened again since; this opening of it writes no more.")
+        self._batch += 1
+        execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('batch', ?)", (str(self._batch),))
         for at, call in enumerate(calls):
             if at in refused:
                 continue

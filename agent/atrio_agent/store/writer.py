@@ -12,7 +12,7 @@ first in the queue, until it is written or refused for good.
 
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from types import TracebackType
@@ -33,11 +33,14 @@ from atrio_agent.store.base import (
     WriteRefused,
 )
 
-__all__ = ["Backend", "Call", "Writer", "coalesced", "open_writer"]
+__all__ = ["Backend", "Call", "Tell", "Writer", "coalesced", "open_writer"]
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.store")
 
 Call = tuple[Op, ...]
+
+Tell = Callable[[StoreFailed | None], None]
+"""Told, in the event loop, why what nobody waits for is only in memory now; None when it is stored after all."""
 
 COLLECT_S: Final = 0.05
 """How long text that nobody waits for may be collected."""
@@ -82,9 +85,11 @@ class _Queued(NamedTuple):
 class Writer:
     """The queue and the task that empties it. Made by `open_writer`."""
 
-    def __init__(self, backend: Backend, measures: Measures) -> None:
+    def __init__(self, backend: Backend, measures: Measures, tell: Tell) -> None:
         self._backend = backend
         self._measures = measures
+        self._tell = tell
+        self._told = False
         self._queue: deque[_Queued] = deque()
         self._growing: dict[tuple[str, int, str], _Growth] = {}  # text that comes behind the queue, by what it grows
         self._in_work: list[_Queued] = []
@@ -214,6 +219,7 @@ class Writer:
         self._in_work = []
         self._note_outcome(errors)
         self._keep(kept)
+        self._tell_of_kept(next((error for error in errors if error is not None), None) if kept else None)
 
     async def _applied(self, calls: Sequence[Call]) -> Sequence[StoreFailed | None]:
         try:
@@ -230,6 +236,12 @@ class Writer:
             log.error("nothing can be written", reason=str(failures[0]))
         elif was_failing and not failures:
             log.info("writing works again")
+
+    def _tell_of_kept(self, why: StoreFailed | None) -> None:
+        """Say once that there is something that is only in memory, and once that there is not any more."""
+        if (why is not None) != self._told:
+            self._told = why is not None
+            self._tell(why)
 
     def _keep(self, kept: list[_Queued]) -> None:
         if self._closed:
@@ -352,9 +364,14 @@ class _SetAside:
 
 
 @asynccontextmanager
-async def open_writer(backend: Backend, *, measures: Measures = UNMEASURED) -> AsyncGenerator[Writer]:
-    """Run a writer for as long as the block lasts, then close and drain it."""
-    writer = Writer(backend, measures)
+async def open_writer(
+    backend: Backend, *, measures: Measures = UNMEASURED, tell: Tell = lambda _why: None
+) -> AsyncGenerator[Writer]:
+    """Run a writer for as long as the block lasts, then close and drain it.
+
+    ``tell`` is told when something that nobody waits for cannot be written, and when it is. It must not raise.
+    """
+    writer = Writer(backend, measures, tell)
     # Set aside while the nursery ends, which would wrap it into a group.
     error_of_the_block = _SetAside()
     async with trio.open_nursery() as nursery:
