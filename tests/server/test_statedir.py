@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from atrio_server.statedir import (
     LOCK_FILE,
@@ -166,7 +167,7 @@ async def test_a_command_that_looks_does_not_stop_a_server_that_starts(tmp_path:
     fcntl.flock(lock, fcntl.LOCK_SH)
 
     async def look_away() -> None:
-        await trio.sleep(0.05)
+        await wait_all_tasks_blocked()
         os.close(lock)
 
     with trio.fail_after(5):

@@ -94,7 +94,7 @@ async def test_slow_heads_end_in_time_and_slow_nobody_down() -> None:
 
         for _ in range(20):
             nursery.start_soon(drip)
-        await trio.sleep(0.1)
+        await until(lambda: door.connections() == 20)
         for _ in range(20):
             with trio.fail_after(2):
                 assert (await door.ask(door.head())).status == 200
@@ -139,8 +139,11 @@ async def test_a_bug_on_one_connection_is_logged_and_ends_only_that_one(
 
 async def test_a_cancellation_that_comes_with_a_bug_still_cancels() -> None:
     done: list[str] = []
+    served = 0
 
     async def serve(_web_socket: WebSocketConnection, _identity: Identity, _peer: PeerAddress) -> None:
+        nonlocal served
+        served += 1
         try:
             await trio.sleep_forever()
         finally:
@@ -148,10 +151,9 @@ async def test_a_cancellation_that_comes_with_a_bug_still_cancels() -> None:
             raise RuntimeError("a bug in a clean-up")
 
     async with open_door(serve_socket=serve) as door:
-        async with door.raw_socket():
-            await trio.sleep(0.05)
-        async with door.raw_socket():
-            await trio.sleep(0.05)
+        for number in (1, 2):
+            async with door.raw_socket():
+                await until(lambda number=number: served == number)
     assert done
 
 
