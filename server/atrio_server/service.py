@@ -50,6 +50,7 @@ from atrio_server.statedir import StateDirUnusable, open_state_dir
 from atrio_server.stores import OPENERS, open_index, open_store
 from atrio_server.token import TOKEN_FILE, load_or_make_token
 from atrio_server.token_watch import POLICY, Guests, TokenWatch
+from atrio_server.turnstile import Turnstile
 from atrio_server.web import TokenEnded, make_app
 from atrio_server.web_socket import BoundedWebSocket
 from atrio_server.workspace import Means
@@ -255,7 +256,7 @@ def _make_server(
 def _door_of(server: Server, settings: Settings, listening: Listening, guests: Guests) -> partial[Awaitable[None]]:
     """The door of this server, ready to be started."""
     dispatcher = Dispatcher(server)
-    parsing = trio.CapacityLimiter(1)
+    parsing, turnstile = trio.CapacityLimiter(1), Turnstile()
 
     async def serve_socket(ws: BoundedWebSocket, identity: Identity, peer: PeerAddress) -> None:
         caller = Caller(
@@ -273,6 +274,7 @@ def _door_of(server: Server, settings: Settings, listening: Listening, guests: G
                 dispatcher.notify,
                 connections=server.connections,
                 parsing=parsing,
+                turnstile=turnstile,
             )
         finally:
             client = caller.author.client_id if caller.author else None

@@ -44,6 +44,7 @@ from atrio_server.attachments import Attachments
 from atrio_server.calls import AttachReply, Begin, Caller, Key, Later, Notify, Reply
 from atrio_server.keepalive import KeepAlive
 from atrio_server.outbox import Outbox, Work
+from atrio_server.turnstile import LARGE_BYTES, Turnstile
 from atrio_server.web_socket import BoundedWebSocket
 
 __all__ = ["CLOSE_S", "Connection", "serve_connection"]
@@ -68,12 +69,14 @@ class Connection:
         notify: Notify,
         *,
         parsing: trio.CapacityLimiter,
+        turnstile: Turnstile,
     ) -> None:
         self.caller = caller
         self._ws = ws
         self._begin = begin
         self._notify = notify
         self._parsing = parsing
+        self._turnstile = turnstile
         self._attachments = Attachments(self._wake)
         self._outbox = Outbox(self._wake, max_in_flight=MAX_IN_FLIGHT, max_waiting=MAX_WAITING)
         caller.check_waiting = self._outbox.check_waiting
@@ -295,6 +298,8 @@ class Connection:
             await self._flush()
 
     async def _flush(self) -> None:
+        if self._burst_bytes >= LARGE_BYTES:
+            await self._turnstile.enter(self._burst_bytes)
         burst, self._burst = self._burst, []
         self._burst_bytes, self._burst_has_events = 0, False
         replies, self._in_burst = self._in_burst, []
@@ -339,6 +344,7 @@ async def serve_connection(
     *,
     connections: dict[str, Connection],
     parsing: trio.CapacityLimiter,
+    turnstile: Turnstile | None = None,
 ) -> None:
     """Serve one connection until it is over; it is in ``connections`` meanwhile.
 
@@ -349,8 +355,9 @@ async def serve_connection(
         notify: Starts what a notification asks for; `$/cancel_request` is served here.
         connections: Where the service finds the open connections, by id.
         parsing: Shared by all connections: how many large messages are parsed at a time, in threads.
+        turnstile: Shared by all connections: how much they write in a round of the event loop.
     """
-    connection = Connection(ws, caller, begin, notify, parsing=parsing)
+    connection = Connection(ws, caller, begin, notify, parsing=parsing, turnstile=turnstile or Turnstile())
     connections[caller.connection_id] = connection
     try:
         await connection.serve()
