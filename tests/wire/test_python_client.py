@@ -6,13 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import trio
 
 from atrio_protocol.content import TextBlock
+from atrio_protocol.errors import AuthRequired, Forbidden
 from atrio_protocol.events import MessageDelta
-from atrio_protocol.methods import NoParams, OpenParams, PromptParams, SessionNewParams
+from atrio_protocol.methods import (
+    NoParams,
+    OpenParams,
+    PromptParams,
+    ServerShutdownParams,
+    SessionNewParams,
+    WorkspaceParams,
+)
 from atrio_server import client as client_package
-from atrio_server.client import Address, Client, Resync, open_client
+from atrio_server.client import Address, Client, Resync, WorkspaceStream, open_client
+from atrio_server.statedir import make_state_dir
+from atrio_server.token import rotate_token
+from atrio_server.token_store import create_token, revoke_token
 from wire.conftest import Harness
 from wire.process import Process, spawn
 
@@ -91,3 +103,37 @@ async def test_a_server_that_was_killed_and_comes_back_on_another_port_is_found_
                         # The same prompt again is the same run, killed server or not.
                         again = await client.call("session/prompt", prompt)
                         assert (again.duplicate, again.run.stop_reason) == (True, "interrupted")
+
+
+async def read_on(events: WorkspaceStream) -> None:
+    async for _ in events:
+        pass
+
+
+async def test_whoever_waits_with_a_revoked_token_is_told_and_one_that_was_replaced_is_looked_up_again(
+    bench: Harness,
+) -> None:
+    with trio.fail_after(LIMIT_S):
+        make_state_dir(bench.state_dir)
+        guest = create_token(bench.state_dir, scopes=("prompt",), name="guest")
+        async with spawn(bench.state_dir, "--model", "demo") as server:
+            own = [server.token]
+            async with (
+                open_client(server.ws, guest.token, client_name="guest") as theirs,
+                open_client(server.ws, own[0], client_name="own", locate=lambda: Address(server.ws, own[-1])) as ours,
+            ):
+                opened = await theirs.call("workspace/open", OpenParams(path=str(bench.directory)))
+                with theirs.workspace(str(bench.directory)) as events:
+                    assert isinstance(await anext(events), Resync)
+                    with pytest.raises(Forbidden):
+                        await theirs.call("server/shutdown", ServerShutdownParams(if_idle=False))
+                    revoke_token(bench.state_dir, "guest")
+                    with pytest.raises(AuthRequired):
+                        await read_on(events)
+                    with pytest.raises(AuthRequired):
+                        await theirs.call("workspace/get", WorkspaceParams(workspace_id=opened.workspace.workspace_id))
+                cut_off = trio.Event()
+                ours.on_connection = lambda there: None if there else cut_off.set()
+                own.append(rotate_token(bench.state_dir))
+                await cut_off.wait()
+                assert (await ours.call("server/info", NoParams())).pid == server.pid

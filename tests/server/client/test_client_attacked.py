@@ -289,6 +289,65 @@ def test_connections_that_break_at_any_byte_lose_nothing_and_run_nothing_twice(s
             run_virtually(f"{scale.seed}:cuts:{number}", attack_with_cuts)
 
 
+class HalfOpen(trio.abc.Stream):
+    """After so many bytes the other side is gone, and nobody says so: nothing is taken any more, and nothing comes."""
+
+    def __init__(self, stream: trio.abc.Stream, bytes_left: int) -> None:
+        self._stream = stream
+        self._bytes_left = bytes_left
+        self._closed = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._bytes_left -= len(data)
+        await self._gone_silent()
+        await self._stream.send_all(data)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        self._bytes_left -= len(data)
+        await self._gone_silent()
+        return data
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        self._closed.set()
+        await self._stream.aclose()
+
+    async def _gone_silent(self) -> None:
+        if self._bytes_left < 0:
+            await self._closed.wait()
+            raise trio.ClosedResourceError
+
+
+async def attack_with_silence(rng: random.Random) -> None:
+    """A prompt over a connection whose other side vanishes: it is answered on the next one, in time."""
+    server = FakeServer()
+    silent_after = [rng.randint(1_500, 3_000)]
+
+    async def dial(url: str) -> trio.abc.Stream:
+        stream = await server.dial(url)
+        return HalfOpen(stream, silent_after.pop()) if silent_after else stream
+
+    with trio.fail_after(600):
+        async with server.serving(), open_client(URL, "a-token", client_name="test", dial=dial) as client:
+            for number in range(8):
+                text = TextBlock(text=f"prompt {number} " + "x" * 200)
+                answer = await client.call("session/prompt", m.PromptParams(session_id="s1", prompt=(text,)))
+                assert answer.run.run_id in server.sessions["s1"].runs
+    assert len(server.sessions["s1"].runs) == 8
+    assert server.connections == 2
+    assert trio.current_time() <= 45
+
+
+def test_a_connection_whose_other_side_vanishes_is_left_in_time(scale: Scale) -> None:
+    count = scale.count(40, 2_000)
+    with scale.trying("the client and connections that fall silent at random bytes", count):
+        for number in range(count):
+            run_virtually(f"{scale.seed}:silence:{number}", attack_with_silence)
+
+
 # Callers who leave at any step.
 
 
