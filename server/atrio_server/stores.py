@@ -75,6 +75,7 @@ def _homes_without(index: Path) -> list[Path]:
 
 def _prepare_home(home: Path) -> Path:
     """Make a workspace's directory and database file, if need be. Runs in a worker thread."""
+    make_state_dir(home.parent)  # by itself: what is missing is made, but a link on the way would be followed
     make_state_dir(home)
     return _private_database(home / DATABASE_NAME)
 

@@ -354,6 +354,8 @@ class JobsTool:
 
 def _prepare(folder: Path) -> None:
     become_reaper()
+    if folder.is_symlink():
+        folder.unlink()  # not of our making, and where it leads nothing is ours to clear
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     _clear(folder)
