@@ -4,7 +4,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ from atrio_server.service import Running
 from wire.client import Refused, connect
 from wire.conftest import LIMIT_S, Harness
 from wire.http import http
-from wire.process import spawn
+from wire.process import SOURCES, spawn
 from wire.steps import GATED, PLAIN, new_session
 
 
@@ -42,9 +46,58 @@ def _replace_by_file(home: Path) -> None:
     home.write_text("no directory")
 
 
-@pytest.mark.parametrize("break_it", [_make_link, _damage, _replace_by_directory, _replace_by_file])
+def _cut(home: Path) -> None:
+    with (home / "atrio.db").open("r+b") as database:
+        database.truncate(8192)
+
+
+def _empty(home: Path) -> None:
+    (home / "atrio.db").write_bytes(b"")
+
+
+def _make_newer(home: Path) -> None:
+    with closing(sqlite3.connect(home / "atrio.db")) as database, database:
+        table = "_sqlite_migrations"
+        columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+        kept = ", ".join(name for name in columns if name not in ("id", "name"))
+        database.execute(f"INSERT INTO {table} ({kept}, name) SELECT {kept}, '9999_later' FROM {table} LIMIT 1")
+
+
+def _damage_log(home: Path) -> None:
+    (home / "atrio.db-wal").write_bytes(b"garbage " * 1_000)
+
+
+def _take_log_of_another(home: Path) -> None:
+    """Put the log of another workspace's database beside this one, as when a copy is put back the wrong way."""
+    script = (
+        "import os, sqlite3, sys\n"
+        "database = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "database.execute('PRAGMA journal_mode = WAL')\n"
+        "database.execute(\"UPDATE meta SET value = 'another' WHERE key = 'workspace_id'\")\n"
+        "os._exit(0)\n"  # before the log is merged
+    )
+    copy = home.parent / "copy.db"
+    shutil.copy(home / "atrio.db", copy)
+    subprocess.run([sys.executable, "-c", script, str(copy)], check=True)
+    shutil.copy(f"{copy}-wal", home / "atrio.db-wal")
+
+
+BREAKS: list[tuple[Callable[[Path], None], str]] = [
+    (_make_link, "link"),
+    (_damage, "begins anew, without its sessions"),
+    (_replace_by_directory, "atrio.db"),
+    (_replace_by_file, "not a directory"),
+    (_cut, "begins anew, without its sessions"),
+    (_empty, "begins anew, without its sessions"),
+    (_make_newer, "Use that version"),
+    (_damage_log, "what was stored there last is lost"),
+    (_take_log_of_another, "what was stored there last is lost"),
+]
+
+
+@pytest.mark.parametrize(("break_it", "says"), BREAKS)
 async def test_a_workspace_that_cannot_be_opened_says_why_and_harms_no_other(
-    bench: Harness, break_it: Callable[[Path], None]
+    bench: Harness, break_it: Callable[[Path], None], says: str
 ) -> None:
     other = bench.root / "other"
     other.mkdir()
@@ -54,6 +107,7 @@ async def test_a_workspace_that_cannot_be_opened_says_why_and_harms_no_other(
         await close(running)
         (home,) = (bench.state_dir / "workspaces").iterdir()
         break_it(home)
+        left = {path.name: path.read_bytes() for path in home.glob("atrio.db*") if path.is_file()}
         for method, params in [
             ("workspace/open", {"path": str(bench.directory)}),
             ("session/get", {"sessionId": session}),
@@ -61,8 +115,79 @@ async def test_a_workspace_that_cannot_be_opened_says_why_and_harms_no_other(
         ]:
             refusal = await wire.refused(method, **params)
             assert (refusal.kind, refusal.data["retryable"]) == ("storage_unavailable", True)
+            assert says in str(refusal) and str(bench.state_dir) in str(refusal)
+        # Nothing was repaired, merged or begun anew in silence.
+        files = {path.name: path.read_bytes() for path in home.glob("atrio.db*") if path.is_file()}
+        assert {name: files.get(name) for name in left if not name.endswith("-shm")} == {
+            name: data for name, data in left.items() if not name.endswith("-shm")
+        }
         assert (await wire.call("workspace/list"))["workspaces"] == []
         assert (await wire.call("workspace/open", path=str(other)))["workspace"]["state"] == "open"
+
+
+async def test_a_workspace_whose_database_was_moved_away_begins_anew(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        await wire.prompt(session, "hello", runId="one")
+        await wire.completed(session, "one")
+        await wire.call("workspace/close", workspaceId=workspace)
+        await close(running)
+        (home,) = (bench.state_dir / "workspaces").iterdir()
+        (home / "atrio.db").rename(home / "away.db")
+        await wire.call("workspace/open", path=str(bench.directory))
+        assert (await wire.refused("session/get", sessionId=session)).kind == "session_not_found"
+        await wire.prompt(await new_session(wire, workspace), "hello", runId="one")
+
+
+def _break_index(index: Path, break_it: Callable[[Path], None], stand_in: Path) -> None:
+    """Break the index as a workspace's database is broken."""
+    stand_in.mkdir()
+    names = {f"{index}{name}": stand_in / f"atrio.db{name}" for name in ("", "-wal")}
+    for name, other in names.items():
+        if Path(name).exists():
+            Path(name).rename(other)
+    break_it(stand_in)
+    for name, other in names.items():
+        if other.exists():
+            other.rename(name)
+
+
+async def sentence_of_start(bench: Harness) -> str:
+    """What a server says that does not start."""
+    command = [sys.executable, "-m", "atrio_server", "serve", "--port", "0", "--state-dir", str(bench.state_dir)]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(SOURCES)}
+    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, env=environ)
+    assert done.returncode == 1 and done.stdout == b""
+    return done.stderr.decode()
+
+
+@pytest.mark.parametrize("break_it", [_damage, _cut, _empty, _damage_log])
+async def test_a_server_whose_index_is_damaged_says_what_to_do_and_nothing_is_lost_by_doing_it(
+    bench: Harness, break_it: Callable[[Path], None]
+) -> None:
+    script = bench.script(PLAIN)
+    async with bench.serve(model=script) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        await wire.prompt(session, "hello", runId="one")
+        await wire.completed(session, "one")
+    index = bench.state_dir / "index.db"
+    _break_index(index, break_it, bench.root / "stand-in")
+    with trio.fail_after(LIMIT_S):
+        said = await sentence_of_start(bench)
+    assert "index.db" in said and "Traceback" not in said
+    assert "nothing is lost" in said or break_it is _damage_log
+    for path in bench.state_dir.glob("index.db*"):
+        path.unlink()
+    async with bench.serve(model=script) as running, connect(running.ws, running.token) as wire:
+        # By its id alone: the index knows again whose it is.
+        assert (await wire.call("run/get", runId="one"))["run"]["sessionId"] == session
+        assert (await wire.call("session/get", sessionId=session))["session"]["workspaceId"] == workspace
+        other = bench.root / "other"
+        other.mkdir()
+        opened = await wire.call("workspace/open", path=str(other))
+        elsewhere = await new_session(wire, opened["workspace"]["workspaceId"])
+        refusal = await wire.refused("session/prompt", **wire.prompt_params(elsewhere, "hello", runId="one"))
+        assert refusal.kind == "idempotency_conflict"
 
 
 async def test_a_link_to_a_name_that_is_no_text_is_refused(bench: Harness) -> None:

@@ -153,7 +153,8 @@ class PutMessage(Row, kw_only=True):
 class AppendText(Row, kw_only=True):
     """Text that a message grew by since it was last put. ``field`` is what a delta of this part appends to.
 
-    Ignored if the message is not there.
+    Ignored if the message is not there, or has its finish: then it is text that
+    the message has, of a commit that was reported as failed.
     """
 
     message_id: str

@@ -272,7 +272,8 @@ class MemoryDisk:
         msgspec.json.encode(op)  # what SQLite could not take is not taken here either
         match op:
             case AppendText(message_id=message_id):
-                if message_id in self.messages:
+                there = self.messages.get(message_id)
+                if there is not None and there.message.finish is UNSET:
                     self._put(self.appended, message_id, (*self.appended.get(message_id, ()), op))
             case PutMessage():
                 self._put_message(op)

@@ -90,7 +90,7 @@ ON CONFLICT (message_id) DO UPDATE SET
 
 _APPEND_TEXT: Final = """
 INSERT INTO appended (session_id, message_id, part, field, text)
-SELECT session_id, message_id, ?, ?, ? FROM messages WHERE message_id = ?
+SELECT session_id, message_id, ?, ?, ? FROM messages WHERE message_id = ? AND finished = 0
 """
 
 _ACCEPT_RUN: Final = """
