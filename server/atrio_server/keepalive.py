@@ -62,7 +62,10 @@ class KeepAlive:
             while not answered.is_set():
                 at = trio.current_time()
                 since = at if self._pauses else max(asked_at, self._resumed_at)
-                if at >= since + PONG_WITHIN_S:
+                if at >= since + PONG_WITHIN_S + LONG_PAUSE_S:
+                    # The process was stopped, and was not there to hear the answer.
+                    since = self._resumed_at = at
+                elif at >= since + PONG_WITHIN_S:
                     return "silent"
                 with trio.move_on_at(since + PONG_WITHIN_S):
                     await answered.wait()

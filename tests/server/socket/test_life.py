@@ -33,6 +33,18 @@ async def test_a_silent_peer_is_closed_when_the_answer_to_a_ping_stays_away(
     assert trio.current_time() == began + PING_EVERY_S + PONG_WITHIN_S
 
 
+async def test_a_server_that_stood_still_does_not_take_that_for_the_peers_silence(
+    rig: Rig, autojump_clock: MockClock
+) -> None:
+    rig.peer.answers_pings = False
+    await trio.sleep(PING_EVERY_S + 1)
+    assert rig.peer.pings == 1
+    autojump_clock.jump(60)  # as when the process is stopped, and the answer lies unread
+    await trio.sleep(PONG_WITHIN_S - 1)
+    assert rig.peer.closed is None
+    assert await rig.peer.closing() == 1011  # it gets its whole time anew, and no more
+
+
 async def test_while_the_socket_is_not_read_no_answer_is_missed(rig: Rig, autojump_clock: MockClock) -> None:
     rig.peer.answers_pings = False
     await rig.peer.send_raw(*[request("wait", f"{n}", name="slow") for n in range(MAX_IN_FLIGHT)])
