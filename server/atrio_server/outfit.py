@@ -10,15 +10,13 @@ keys or addresses of its own, from a trusted project, has its own connections,
 and its tools keep its secrets as they keep the server's.
 """
 
-import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import trio
 
@@ -31,6 +29,7 @@ from atrio_agent.tools.registry import Tools, all_tools, read_only_tools
 from atrio_protocol.errors import StorageUnavailable
 from atrio_server.config import McpServer as McpSettings
 from atrio_server.config import Settings
+from atrio_server.config.secret_words import secret_words
 from atrio_server.config.table import SETTINGS
 from atrio_server.config.trust import TrustStore
 from atrio_server.config.workspace import WorkspaceSettings, closed_to_tools, project_path, workspace_settings
@@ -48,10 +47,6 @@ READ_S: Final = 5.0
 """Seconds that reading a workspace's configuration may take."""
 
 _READERS: Final = 4
-
-_SECRET_NAME: Final = re.compile(r"auth|cookie|credential|key|pass|secret|session|sig|token", re.IGNORECASE)
-_SECRET_OPTION: Final = re.compile(r"--?([a-z]+[-_])*(api[-_]?key|password|secret|token)$", re.IGNORECASE)
-_SECRET_VALUE: Final = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9_+=-]{20,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,21 +197,7 @@ def mcp_servers_of_workspace(configured: Iterable[McpSettings]) -> tuple[tuple[M
 
 def secrets_of(server: McpServer) -> Iterable[str]:
     """What in an MCP server's configuration looks secret: by its name, or because nobody would make that up."""
-    parts = urlsplit(server.url or "")
-    named = [*server.env.items(), *server.headers.items(), *parse_qsl(parts.query), ("password", parts.password or "")]
-    named += [("", piece) for piece in parts.path.split("/")]
-    named += [(_option_name(name), value) for name, _, value in (arg.partition("=") for arg in server.args)]
-    named += [(_option_name(option), arg) for option, arg in pairwise(("", *server.args))]
-    for name, value in named:
-        # Such as "Bearer" before it.
-        bare = value.rpartition(" ")[2]
-        if bare and (_SECRET_NAME.search(name) or _SECRET_VALUE.fullmatch(bare)):
-            yield from {value, bare}
-
-
-def _option_name(word: str) -> str:
-    """The name of an option whose value is a secret, or nothing: many an option is about keys and sessions."""
-    return word if _SECRET_OPTION.match(word) else ""
+    return secret_words(args=server.args, url=server.url, named=(server.env, server.headers))
 
 
 def _read(settings: Settings, root: Path) -> _Read:

@@ -194,15 +194,26 @@ def _shown(setting: "Setting", value: Any) -> Any:
     """A value as it may be printed."""
     import re
 
+    from atrio_server.config.secret_words import secret_words
+
     if value is None:
         return None
     if setting.secret:
         return dict.fromkeys(cast("dict[str, str]", value), REDACTED) if isinstance(value, dict) else REDACTED
     if isinstance(value, tuple):
-        return [str(item) for item in cast("tuple[object, ...]", value)]
-    if setting.key.endswith("url"):  # it may hold a password, or a key in its query
-        return re.sub(r"(?<=\?).*", REDACTED, re.sub(r"[^/@]*@", f"{REDACTED}@", value))
+        words = [str(item) for item in cast("tuple[object, ...]", value)]
+        secrets = set(secret_words(args=words)) if setting.key.endswith(".args") else set[str]()
+        return [_without(secrets, word) for word in words]
+    if setting.key.endswith("url"):  # it may hold a password, or a key in its query or path
+        secrets = set(secret_words(url=value))
+        return _without(secrets, re.sub(r"(?<=\?).*", REDACTED, re.sub(r"[^/@]*@", f"{REDACTED}@", value)))
     return str(value) if isinstance(value, Path) else value
+
+
+def _without(secrets: "set[str]", text: str) -> str:
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    return text
 
 
 def _deeds(guarded: "Mapping[str, Found]") -> "Iterator[str]":
