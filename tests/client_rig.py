@@ -23,7 +23,7 @@ from atrio_server.client import (
 )
 from fake_server import FakeServer
 
-__all__ = ["URL", "connected", "prompt", "read_until_end", "send_prompt", "text_of"]
+__all__ = ["URL", "Brittle", "connected", "prompt", "read_until_end", "send_prompt", "text_of"]
 
 URL = "ws://127.0.0.1:4317/v1/ws"
 
@@ -68,3 +68,39 @@ async def read_until_end(events: SessionStream, run_id: str = "r1") -> list[Even
 
 def text_of(seen: list[Event | Resync[m.SessionSnapshot]]) -> str:
     return "".join(item.text for item in seen if isinstance(item, MessageDelta))
+
+
+class Brittle(trio.abc.Stream):
+    """Breaks after so many bytes, counted both ways."""
+
+    def __init__(self, stream: trio.abc.Stream, bytes_left: int) -> None:
+        self._stream = stream
+        self._bytes_left = bytes_left
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(bytes(data)[: max(self._bytes_left, 0)])
+        await self._wear(len(data))
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if self._bytes_left < 0:
+            raise trio.BrokenResourceError
+        data = await self._stream.receive_some(max_bytes)
+        before = bytes(data)[: max(self._bytes_left, 0)]
+        try:
+            await self._wear(len(data))
+        except trio.BrokenResourceError:
+            if not before:
+                raise
+        return before
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def _wear(self, used: int) -> None:
+        self._bytes_left -= used
+        if self._bytes_left < 0:
+            await trio.aclose_forcefully(self._stream)
+            raise trio.BrokenResourceError

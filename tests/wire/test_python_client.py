@@ -4,6 +4,7 @@ import inspect
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,27 @@ import trio
 
 from atrio_protocol.content import TextBlock
 from atrio_protocol.errors import AuthRequired, Forbidden
-from atrio_protocol.events import MessageDelta
+from atrio_protocol.events import Event, MessageDelta, RunCompleted
 from atrio_protocol.methods import (
     NoParams,
     OpenParams,
     PromptParams,
+    RunListParams,
+    RunWaitParams,
     ServerShutdownParams,
     SessionNewParams,
     WorkspaceParams,
 )
+from atrio_protocol.struct import given
+from atrio_protocol.things import Run
 from atrio_server import client as client_package
-from atrio_server.client import Address, Client, Resync, WorkspaceStream, open_client
+from atrio_server.client import Address, Client, ReplyLost, Resync, SessionStream, WorkspaceStream, open_client
+from atrio_server.client.link import dial_tcp
 from atrio_server.statedir import make_state_dir
 from atrio_server.token import rotate_token
 from atrio_server.token_store import create_token, revoke_token
+from client_rig import Brittle
+from scale import Scale
 from wire.conftest import Harness
 from wire.process import Process, spawn
 
@@ -137,3 +145,64 @@ async def test_whoever_waits_with_a_revoked_token_is_told_and_one_that_was_repla
                 own.append(rotate_token(bench.state_dir))
                 await cut_off.wait()
                 assert (await ours.call("server/info", NoParams())).pid == server.pid
+
+
+async def test_over_connections_that_break_at_any_byte_each_prompt_runs_once_and_is_told_without_a_gap(
+    bench: Harness, scale: Scale
+) -> None:
+    cuts = scale.count(8, 300)
+    rng = scale.rng("the client and a real server")
+    # The first connection has to come to stand, and now and then one has to carry a whole frame of what was missed.
+    limits = [*(rng.randint(1, 40_000) for _ in range(cuts)), 9_000]
+    answered: list[str] = []
+    ended: list[str] = []
+
+    async def dial(url: str) -> trio.abc.Stream:
+        stream = await dial_tcp(url)
+        return Brittle(stream, limits.pop()) if limits else stream
+
+    async def read(events: SessionStream) -> None:
+        position = events.position
+        async for item in events:
+            if isinstance(item, Event) and position is not None:
+                assert given(item.first_seq, item.seq) == position.seq + 1
+            position = events.position
+            if isinstance(item, RunCompleted):
+                ended.append(item.run.run_id)
+
+    with scale.trying("the client and a real server over connections cut at random bytes", cuts):
+        async with (
+            bench.serve(model=bench.script(PLAIN), limit_s=90 + 20 * cuts) as server,
+            open_client(server.ws, server.token, client_name="test", dial=dial) as client,
+        ):
+            opened = await client.call("workspace/open", OpenParams(path=str(bench.directory)))
+            workspace_id = opened.workspace.workspace_id
+            session_id = await new_session(client, workspace_id)
+            with client.session(session_id) as events:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(read, events)
+                    while limits:
+                        text = TextBlock(text=f"prompt {len(answered)}")
+                        prompt = PromptParams(session_id=session_id, prompt=(text,), delivery="queue")
+                        answered.append((await client.call("session/prompt", prompt)).run.run_id)
+                    for run_id in answered:
+                        await client.call("run/wait", RunWaitParams(run_id=run_id))
+                    nursery.cancel_scope.cancel()
+            kept: list[Run] = []
+            page = await client.call("run/list", RunListParams(session_id=session_id, limit=1_000))
+            kept += page.runs
+            while page.more:
+                params = RunListParams(session_id=session_id, limit=1_000, before=kept[-1].accept_seq)
+                page = await client.call("run/list", params)
+                kept += page.runs
+    assert [run.run_id for run in reversed(kept)] == answered
+    assert {run.stop_reason for run in kept} == {"end_turn"}
+    assert len(ended) == len(set(ended)), "an end was told twice"
+
+
+async def new_session(client: Client, workspace_id: str) -> str:
+    """Make a session; one whose answer is lost stays empty, and another is asked for."""
+    while True:
+        with suppress(ReplyLost):
+            made = await client.call("session/new", SessionNewParams(workspace_id=workspace_id))
+            return made.session.session_id

@@ -21,6 +21,7 @@ from atrio_protocol.errors import WireError
 from atrio_protocol.events import Event, RunCompleted
 from atrio_protocol.struct import given
 from atrio_server.client import Client, ClientError, Detached, Resync, open_client
+from client_rig import Brittle
 from fake_server import FakeServer, hello_json
 from scale import Scale
 
@@ -201,38 +202,6 @@ def test_a_server_that_talks_nonsense_is_a_typed_error(scale: Scale, kind: str) 
 
 
 # Connections that break at any byte.
-
-
-class Brittle(trio.abc.Stream):
-    """Breaks after so many bytes, counted both ways."""
-
-    def __init__(self, stream: trio.abc.Stream, bytes_left: int) -> None:
-        self._stream = stream
-        self._bytes_left = bytes_left
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(bytes(data)[: max(self._bytes_left, 0)])
-        await self._wear(len(data))
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._stream.receive_some(max_bytes)
-        whole = len(data) <= self._bytes_left
-        await self._wear(len(data))
-        if not whole:
-            raise trio.BrokenResourceError
-        return data
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def _wear(self, used: int) -> None:
-        self._bytes_left -= used
-        if self._bytes_left < 0:
-            await trio.aclose_forcefully(self._stream)
-            raise trio.BrokenResourceError
 
 
 async def attack_with_cuts(rng: random.Random) -> None:
