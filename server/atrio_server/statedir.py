@@ -61,7 +61,10 @@ class StateDirUnusable(Exception):
     def __init__(self, path: Path, error: OSError) -> None:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
         way_out = "make room on its disk, or name another directory" if full else "name another directory"
-        super().__init__(f"cannot use {path} for state: {error.strerror}; {way_out} with --state-dir")
+        way_out = f"{way_out} with --state-dir"
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            way_out = "try again in a moment, or raise the server's limit of open files (ulimit -n)"
+        super().__init__(f"cannot use {path} for state: {error.strerror}; {way_out}")
 
 
 class StateDirLocked(Exception):

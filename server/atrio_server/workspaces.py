@@ -35,7 +35,7 @@ from atrio_protocol.errors import (
     WorkspaceNotFound,
 )
 from atrio_protocol.ids import workspace_id_for, workspace_id_of
-from atrio_server.statedir import StateDirUnsafe
+from atrio_server.statedir import StateDirUnsafe, StateDirUnusable
 from atrio_server.workspace import Means, Workspace
 
 __all__ = ["Only", "Workspaces"]
@@ -226,7 +226,7 @@ class Workspaces:
 def _refusal(failed: Exception) -> Exception:
     if isinstance(failed, WireError):
         return failed
-    if isinstance(failed, StoreFailed | OSError | StateDirUnsafe):
+    if isinstance(failed, StoreFailed | OSError | StateDirUnsafe | StateDirUnusable):
         return StorageUnavailable(f"The workspace cannot be opened: {failed}")
     return failed
 

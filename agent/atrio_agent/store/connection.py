@@ -80,6 +80,8 @@ def connect(path: Path, *, full_sync: bool = False) -> Connection:
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
+        # Else storing fails where a scratch file cannot be opened, or the disk that those are on is full.
+        connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA synchronous = {'FULL' if full_sync else 'NORMAL'}")
     except BaseException:
         connection.close()
