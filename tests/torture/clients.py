@@ -15,7 +15,7 @@ import h11
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from atrio_server.client.link import Unreachable, dial_tcp, open_link
+from atrio_server.client.link import Dial, Unreachable, dial_tcp, open_link
 from atrio_server.client.nursery import open_plain_nursery
 from torture.history import History
 from wire.client import ignoring_late_pings
@@ -57,8 +57,6 @@ class Client:
         self.conn = conn
         self.client_id = client_id
         self.closed_code: int | None = None
-        self.reading = True
-        """Whether it takes what comes. Set to False, it stalls after the next frame."""
         self.places: dict[str, Json] = {}
         """Where it has got to in each stream, as `after` takes it."""
         self.ends: dict[str, Json] = {}
@@ -148,8 +146,6 @@ class Client:
         try:
             while True:
                 self._take(json.loads(await self.ws.get_message()))
-                while not self.reading:
-                    await self._news.wait()
         except ConnectionClosed as exc:
             code = exc.reason.code if exc.reason else 1006
         finally:
@@ -161,11 +157,6 @@ class Client:
             self.closed_code = code
             self.history.note("closed", conn=self.conn, code=code)
             self.wake()
-
-    def stall(self, stalls: bool) -> None:
-        """Stop taking what comes, or go on."""
-        self.reading = not stalls
-        self.wake()
 
     def _take(self, frame: Json) -> None:
         method, params = frame.get("method", ""), frame.get("params", {})
@@ -209,6 +200,7 @@ async def open_client(
     name: str = "client",
     client_id: str | None = None,
     url: str | None = None,
+    dial: Dial = dial_tcp,
     reads: bool = True,
 ) -> AsyncGenerator[Client]:
     """Connect, introduce ourselves, and read until the end of the block.
@@ -219,6 +211,7 @@ async def open_client(
         name: The beginning of the connection's name in the history.
         client_id: Who it is, over several connections.
         url: Another way to the server than its own address.
+        dial: Opens the byte stream there.
         reads: Whether it always reads; only then the checker expects it to have got everything.
 
     Raises:
@@ -227,7 +220,7 @@ async def open_client(
     who = client_id or str(uuid.uuid4())
     try:
         with ignoring_late_pings():
-            async with open_link(url or server.ws, server.token, dial_tcp) as link:
+            async with open_link(url or server.ws, server.token, dial) as link:
                 client = Client(history, link._socket, history.conn(name), who)
                 history.note("open", conn=client.conn, server=server.number, client=who, reads=reads)
                 async with _reading(client):
@@ -245,7 +238,6 @@ async def _reading(client: Client) -> AsyncGenerator[None]:
         try:
             yield
         finally:
-            client.stall(False)
             with trio.move_on_after(2, shield=True):
                 await client.ws.aclose()
                 await client.closing()  # what had come before is noted first

@@ -114,6 +114,8 @@ class Reading:
     reads: bool
     events: list[tuple[int, Json]] = field(default_factory=list)
     over: int | None = None
+    left: bool = False
+    """Its client ended it, or began it anew."""
     last: int = 0
 
     @property
@@ -290,7 +292,7 @@ class _Reader:
             thing = request.params.get("sessionId") or request.params.get("workspaceId", "")
             reading = self.current.pop((request.conn, thing), None)
             if reading is not None:
-                reading.over = place
+                reading.over, reading.left = place, True
         if "run" in result:
             self._tell(place, request.server, request.method, result["run"])
             if request.method in ACCEPTING:
@@ -328,7 +330,7 @@ class _Reader:
         )
         replaced = self.current.get((request.conn, thing))
         if replaced is not None:
-            replaced.over = place
+            replaced.over, replaced.left = place, True
         self.current[request.conn, thing] = reading
         self.facts.readings.append(reading)
         if of == "session" and snapshot is not None:

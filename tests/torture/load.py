@@ -17,7 +17,7 @@ from torture.clients import Client, Gone, Refused, Server, ask, open_client
 from torture.history import History
 from torture.rig import open_session
 
-__all__ = ["TURNS", "Load"]
+__all__ = ["TURNS", "Load", "ignoring_closing"]
 
 Json = dict[str, Any]
 
@@ -62,7 +62,7 @@ def ignoring_closing() -> Generator[None]:
     try:
         yield
     except Refused as exc:
-        if exc.kind not in {"server_closing", "workspace_closing"}:
+        if exc.kind not in {"server_closing", "workspace_closing", "storage_unavailable"}:
             raise
 
 

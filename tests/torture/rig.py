@@ -21,7 +21,7 @@ __all__ = ["WAIT_S", "Rig", "ServerProcess", "open_session", "read_all"]
 
 Json = dict[str, Any]
 
-WAIT_S = 120
+WAIT_S = 90
 """How long anything may take before it counts as hanging, on a machine that does much besides."""
 
 

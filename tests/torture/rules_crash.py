@@ -110,7 +110,7 @@ def _check_drained(facts: Facts, logs: list[Log], life: Life) -> None:
         if log.of != "session" or log.server != life.number:
             continue
         for reading in log.readings:
-            if not reading.reads or reading.over is None or reading.over < (life.asked or 0):
+            if not reading.reads or reading.left or reading.over is None or reading.over < (life.asked or 0):
                 continue
             place, code = facts.closed.get(reading.conn, (0, 0))
             if code == 1000:

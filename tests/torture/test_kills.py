@@ -19,6 +19,9 @@ from torture.progress import Progress
 from torture.rig import WAIT_S, Rig, ServerProcess, read_all
 
 CLIENTS = 4
+PARTS = 2
+"""State directories that the kills under load are shared out to."""
+
 DIRECTORIES = ("one", "two", "three")
 
 
@@ -52,16 +55,17 @@ def broken_databases(state_dir: Path) -> list[str]:
 
 
 @pytest.mark.scenario("S16")
-async def test_whatever_was_acknowledged_outlives_a_kill_under_load(tmp_path: Path, scale: Scale) -> None:
-    kills = scale.count(20, 1_000)
-    progress = Progress("kill -9 under load", kills, is_long=scale.is_long)
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_whatever_was_acknowledged_outlives_a_kill_under_load(tmp_path: Path, scale: Scale, part: int) -> None:
+    kills = scale.count(20, 1_000) // PARTS
+    progress = Progress(f"kill -9 under load, part {part}", kills, is_long=scale.is_long)
     losses_s: list[float] = []
     ends: dict[str, str] = {}
     load: Load | None = None
     rig = Rig(tmp_path / "rig", History(), *TURNS)
     with scale.trying("kill -9 under load", kills):
         for number in range(kills + 1):
-            rng = scale.rng("kill under load", number)
+            rng = scale.rng("kill under load", part, number)
             async with rig.serve() as server:
                 if load is not None:
                     with rig.history.kept(tmp_path / f"kill-{number}.jsonl"):
@@ -70,7 +74,7 @@ async def test_whatever_was_acknowledged_outlives_a_kill_under_load(tmp_path: Pa
                     losses_s += checked.losses_s
                     ends |= {run.run_id: str(run.end) for run in checked.facts.runs.values()}
                     progress.at(number, f"{len(ends)} runs, most text lost {max(losses_s, default=0):.3f} s")
-                rig.begin(History(f"{scale.seed}, kill {number}"), server)
+                rig.begin(History(f"{scale.seed}, kill {number} of part {part}"), server)
                 if number < kills:
                     load = await load_until(rig, server, rng, rng.uniform(0.2, 0.7), "kill")
                     continue
