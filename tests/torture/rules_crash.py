@@ -58,7 +58,7 @@ def _check_kept(facts: Facts, run: RunFacts) -> None:
     """What was acknowledged or announced is known from then on, and an end stays as it was told."""
     known_since = run.told[0][0]
     for request in facts.about_run.get(run.run_id, ()):
-        if request.sent <= known_since or _deleted(facts, run):
+        if request.sent <= known_since or request.session not in {"", run.session} or _deleted(facts, run):
             continue
         if request.error is not None and request.error["data"]["kind"] == "run_not_found":
             facts.breaks("durable", f"{run.run_id} was told by {run.told[0][2]}, and is not known to {request}")
