@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from bench_parts.figures import Figure, percentile
+from bench_parts.load import slow_clients, stall
 from bench_parts.processes import Server, cpu_s, rss_kb, wait_until_quiet
 from bench_parts.wire import Connection, Message, drain
 
@@ -262,5 +263,7 @@ MEASURES: dict[str, Callable[[Server], list[Figure]]] = {
     "flood-fifty": flood_fifty,
     "cancel": cancel,
     "sessions": sessions,
+    "slow-clients": slow_clients,
+    "stall": stall,
 }
 """What can be measured on a running server, in the order in which it is. Each gets a fresh one."""

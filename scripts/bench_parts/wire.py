@@ -1,7 +1,7 @@
 """A WebSocket client that is as little as possible, so that what is measured is the server.
 
 Plain sockets and `select`; messages are decoded only as far as counting needs.
-It is no client to use: it trusts its peer, sends frames of one size class only
+It is no client to use: it trusts its peer, sends whole frames only
 and masks with zeros, which the standard permits and which costs nothing.
 """
 
@@ -146,9 +146,9 @@ class Connection:
         self.session_id = session_id
         self.call("session/attach", sessionId=session_id, historyLimit=1)
 
-    def prompt(self, model: str, **more: Any) -> int:
+    def prompt(self, model: str, *, text: str = "go on", **more: Any) -> int:
         """Send a prompt for this mock behaviour and return the request's id."""
-        prompt = [{"type": "text", "text": "go on"}]
+        prompt = [{"type": "text", "text": text}]
         return self.send("session/prompt", sessionId=self.session_id, prompt=prompt, model=f"openai/{model}", **more)
 
     def _fill(self) -> None:
@@ -179,7 +179,10 @@ class Connection:
 
 def _frame(opcode: int, body: bytes) -> bytes:
     size = len(body)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2)
+    if size < 126:
+        length = bytes([0x80 | size])
+    else:
+        length = b"\xfe" + size.to_bytes(2) if size < 65_536 else b"\xff" + size.to_bytes(8)
     return bytes([0x80 | opcode]) + length + bytes(4) + body
 
 
