@@ -136,7 +136,7 @@ def close_without_text(chance: random.Random) -> Made:
 
 
 def thousands_of_pings(chance: random.Random) -> Made:
-    return frame(PING, b"p" * chance.choice([0, 1, 125])) * chance.choice([20, 20, 20, 2000]), None
+    return frame(PING, b"p" * chance.choice([0, 1, 125])) * chance.choice([20, 20, 20, 1000]), None
 
 
 def pongs_that_nobody_asked_for(chance: random.Random) -> Made:

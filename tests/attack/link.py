@@ -82,7 +82,7 @@ class Link:
         if opcode == CLOSE:
             self.code = int.from_bytes(payload[:2], "big") if payload else 1005
         elif opcode == TEXT:
-            message = json.loads(payload)
+            message = json.loads(payload, parse_int=_whole)
             if "method" not in message:
                 self.wrong += check_answer(message)
                 self.answers.append(message)
@@ -118,6 +118,11 @@ def check_answer(message: Json) -> list[str]:
     if kind not in ERRORS or ERRORS[kind].code != error["code"] or kind == "internal" or not error["message"]:
         return [f"no typed error: {message}"[:400]]
     return []
+
+
+def _whole(digits: str) -> int | str:
+    """A number; as it is written, where Python would not read so many digits. Ids come back as they were sent."""
+    return int(digits) if len(digits) < 4_000 else digits
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -13,7 +13,7 @@ from attack.rig import Victim, besieged, in_turns
 from door_rig import frame
 from scale import Scale
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 TEXT = 1
 HELLO = {"protocolVersion": 1, "clientInfo": {"name": "attacker", "version": "0"}}
 BEGIN = {"jsonrpc": "2.0", "id": "begin", "method": "initialize", "params": HELLO}

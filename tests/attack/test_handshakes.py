@@ -18,7 +18,7 @@ from scale import Scale
 STATUSES = {101, 200, 204, 400, 401, 403, 404, 405, 408, 413, 415, 426, 431}
 """What a request may be answered with. 503 would say that the attack took the places of others."""
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 SLOW = 40
 """Connections that say a byte now and then, meanwhile."""
 

@@ -17,7 +17,7 @@ BY_HTTP = 0.1
 FRESH_EVERY = 150
 """Messages on one connection and in one session, before the attacker begins afresh."""
 
-ANSWER_S = 20.0
+ANSWER_S = 60.0
 
 
 async def begin(victim: Victim, link: Link, number: int, client: str) -> Known:
