@@ -82,7 +82,7 @@ async def test_odd_frames_end_in_a_listed_close_code_while_somebody_works(tmp_pa
                 faults = ["no end"]
             wrong.extend(f"{where}: {fault}" for fault in faults)
 
-        count = scale.count(1_500, 30_000)
+        count = scale.count(1_000, 20_000)
         with scale.trying("connections with odd frames", count):
             await in_turns(6, one, range(count))
     assert wrong == []

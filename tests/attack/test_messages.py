@@ -55,7 +55,7 @@ async def post(victim: Victim, said: Said) -> list[str]:
 @pytest.mark.scenario("E6", "E7")
 async def test_spoilt_messages_get_typed_errors_while_somebody_works(tmp_path: Path, scale: Scale) -> None:
     wrong: list[str] = []
-    count = scale.count(3_500, 70_000)
+    count = scale.count(4_000, 80_000)
     async with besieged(tmp_path, "--permissions", "deny") as victim:
 
         async def attack(batch: int) -> None:
