@@ -88,6 +88,8 @@ def _private_database(path: Path) -> Path:
     if os.path.lexists(path):
         os.close(open_private(path, os.O_RDWR))
         return path
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink(missing_ok=True)  # of a maker that was killed: whoever holds the state directory makes it alone
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
