@@ -39,6 +39,7 @@ from atrio_agent.store.base import (
     PutSession,
     SessionRow,
     Store,
+    StoreClosed,
     StoreFailed,
 )
 from atrio_agent.streams import Rings, Stream
@@ -283,6 +284,8 @@ class Coordinator:
             if loaded is None:
                 return None
             grants, todos = await store.grants(session_id), await store.todos(session_id)
+        except StoreClosed as exc:
+            raise WorkspaceClosing("The workspace is closing; open it again in a moment.") from exc
         except StoreFailed as exc:
             raise StorageUnavailable(f"The session cannot be read: {exc}") from exc
         self.ground.broker.load_grants(grants)
@@ -293,6 +296,8 @@ class Coordinator:
             raise _not_found(row.parent_session_id)
         try:
             await self.ground.store.write_soon(PutSession(row=row)).wait()
+        except StoreClosed as exc:
+            raise WorkspaceClosing("The workspace is closing; open it again in a moment.") from exc
         except StoreFailed as exc:
             raise StorageUnavailable(f"The session cannot be stored: {exc}") from exc
         if self.deleted(row.session_id):  # with its parent, meanwhile

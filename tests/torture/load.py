@@ -62,7 +62,7 @@ def ignoring_closing() -> Generator[None]:
     try:
         yield
     except Refused as exc:
-        if exc.kind not in {"server_closing", "workspace_closing", "storage_unavailable"}:
+        if exc.kind not in {"server_closing", "workspace_closing"}:
             raise
 
 

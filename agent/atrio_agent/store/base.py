@@ -44,6 +44,7 @@ __all__ = [
     "SessionPage",
     "SessionRow",
     "Store",
+    "StoreClosed",
     "StoreFailed",
     "WorkspaceRow",
     "WriteRefused",
@@ -52,6 +53,10 @@ __all__ = [
 
 class StoreFailed(Exception):
     """A write or read did not happen: disk full, I/O error, database damaged, given up at its deadline."""
+
+
+class StoreClosed(StoreFailed):
+    """Its workspace has ended; where that is opened again, another store takes its place."""
 
 
 class WriteRefused(StoreFailed):

@@ -30,6 +30,7 @@ from atrio_agent.store.base import (
     RunIndex,
     RunPage,
     SessionPage,
+    StoreClosed,
     StoreFailed,
 )
 from atrio_agent.store.connection import (
@@ -78,6 +79,7 @@ class _Database:
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(1)
         self._opened: _Opened
+        self._closed = False
 
     async def open(self, *, index: RunIndex, workspace_id: str, full_sync: bool) -> None:
         """Open, migrate and recover.
@@ -98,6 +100,7 @@ class _Database:
         return await trio.to_thread.run_sync(apply, calls, limiter=self._writing, abandon_on_cancel=True)
 
     async def aclose(self) -> None:
+        self._closed = True
         close = self._opened.read_connection.close
         await trio.to_thread.run_sync(close, limiter=self._reading, abandon_on_cancel=True)
         await trio.to_thread.run_sync(self._close, limiter=self._writing, abandon_on_cancel=True)
@@ -106,12 +109,15 @@ class _Database:
         """Ask a question of what is committed.
 
         Raises:
+            StoreClosed: It is being closed.
             StoreFailed: It could not be read.
         """
         return await trio.to_thread.run_sync(self._ask, question, limiter=self._reading)
 
     def _ask(self, question: "Callable[[Queries], T]") -> T:
         connection = self._opened.read_connection
+        if self._closed:
+            raise StoreClosed("The store is closed.")
         with _failures_of(self._path):
             try:
                 connection.execute("BEGIN")

@@ -29,6 +29,7 @@ from atrio_agent.store.base import (
     Op,
     PutMessage,
     PutSession,
+    StoreClosed,
     StoreFailed,
     WriteRefused,
 )
@@ -106,7 +107,7 @@ class Writer:
         """Queue a call to be committed as soon as the writer gets to it."""
         commit = Commit()
         if self._closed:
-            commit.settle(StoreFailed("The store is closed."))
+            commit.settle(StoreClosed("The store is closed."))
         elif not call:
             commit.settle()
         else:

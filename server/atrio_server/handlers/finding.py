@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from atrio_agent.lifetime import OwnerEnded
 from atrio_agent.session import Session
-from atrio_agent.store.base import StoreFailed
+from atrio_agent.store.base import StoreClosed, StoreFailed
 from atrio_protocol.errors import SessionMissing, StorageUnavailable, WorkspaceClosing
 from atrio_protocol.methods import SessionParams
 from atrio_protocol.struct import given
@@ -46,6 +46,8 @@ def reading(what: str) -> Generator[None]:
     """Turn a failure of the store, or of its owner that is ending, into the contract's error."""
     try:
         yield
+    except StoreClosed as exc:
+        raise WorkspaceClosing("The workspace closed before this was done; try again.") from exc
     except StoreFailed as exc:
         raise StorageUnavailable(f"The {what} cannot be read or stored now: {exc}") from exc
     except OwnerEnded as exc:

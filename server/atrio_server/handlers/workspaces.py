@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import msgspec
 
-from atrio_agent.store.base import StoreFailed
+from atrio_agent.store.base import StoreClosed, StoreFailed
 from atrio_protocol.errors import (
     Forbidden,
     InvalidParams,
@@ -16,6 +16,7 @@ from atrio_protocol.errors import (
     PathRequired,
     SessionNotFound,
     StorageUnavailable,
+    WorkspaceClosing,
 )
 from atrio_protocol.limits import PAGE_BYTES
 from atrio_protocol.methods import (
@@ -172,6 +173,8 @@ async def _list(
             page = await workspace.store.sessions(query=query, limit=limit, cursor=cursor, children=children)
         except ValueError as exc:
             raise InvalidParams("The cursor is not one of this server's.", path="/cursor") from exc
+        except StoreClosed as exc:
+            raise WorkspaceClosing("The workspace closed before this was done; open it again.") from exc
         except StoreFailed as exc:
             raise StorageUnavailable(f"The sessions cannot be read: {exc}") from exc
         found: list[Session] = []

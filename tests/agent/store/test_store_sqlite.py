@@ -20,7 +20,7 @@ from sqlite_utils.migrations import Migrations
 
 import store_victim
 from atrio_agent.store import connection
-from atrio_agent.store.base import AcceptRun, StoreFailed
+from atrio_agent.store.base import AcceptRun, StoreClosed, StoreFailed
 from atrio_agent.store.index import DATABASE_NAME, open_run_index
 from atrio_agent.store.migrations import WORKSPACE_STEPS, migrate
 from atrio_agent.store.queries import Queries
@@ -85,6 +85,15 @@ async def test_an_index_without_room_refuses_only_what_needs_it(sqlite_state: Sq
             await other.wait()
 
         await store.write_soon(accept("r1", accept_seq=3, client_made=True)).wait()
+
+
+async def test_a_store_that_is_closed_says_so_and_not_what_its_database_says(sqlite_state: SqliteState) -> None:
+    async with await sqlite_state.open() as store:
+        await store.write_soon(put_session("s1")).wait()
+    with pytest.raises(StoreClosed, match="closed"):
+        await store.load("s1")
+    with pytest.raises(StoreClosed, match="closed"):
+        await store.write_soon(put_session("s1")).wait()
 
 
 async def test_another_process_that_locks_the_file_is_waited_for_and_then_named(
