@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["stop", "stop_command", "stop_server"]
 
-ANSWER_S: Final = 5.0
+ANSWER_S: Final = 10.0
 """How long the server may take to agree."""
 
 STOP_S: Final = 15.0
