@@ -17,13 +17,14 @@ from typing import Final
 
 from atrio_server.token_files import TokenFileUnsafe, opened_state_dir, put_file, read_file, write_draft
 
-__all__ = ["TOKEN_FILE", "TokenFileUnsafe", "fresh_token", "load_or_make_token", "load_token", "rotate_token"]
+__all__ = ["TOKEN", "TOKEN_FILE", "TokenFileUnsafe", "fresh_token", "load_or_make_token", "load_token", "rotate_token"]
 
 TOKEN_FILE: Final = "token"  # noqa: S105  the name of its file
 """Its name in the state directory."""
 
 TOKEN_BYTES: Final = 32
 TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
+"""What a token looks like."""
 
 
 def fresh_token() -> str:

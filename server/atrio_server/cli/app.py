@@ -39,7 +39,7 @@ _COMMANDS: Final = {
     "stop": ("stop:stop", "[OPTIONS]", "Stop the server in order."),
     "config": ("config:app", "", "Show the configuration, and trust that of a project."),
     "doctor": ("doctor:doctor", "[OPTIONS]", "Look at everything, and say how to mend what is wrong."),
-    "token": ("token:app", "", "Show or replace the token that opens the server."),
+    "token": ("token:app", "", "Show, replace, make, list and revoke the tokens that open the server."),
     "schema": ("about:schema", "", "Print the JSON Schema of the protocol."),
     "version": ("about:version", "", "Print the version."),
 }
