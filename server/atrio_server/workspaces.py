@@ -257,7 +257,7 @@ def _resolve_allowed(path: str, allowed: tuple[Path, ...], only: Only | None) ->
     """Where a path leads, if that is beneath an allowed directory. Runs in a worker thread."""
     if only is not None and not _leads_to(path, only.path):
         # The same sentence whatever is there, and whether anything is.
-        raise PathNotAllowed(f"This token is for {only.path} alone.", path="/path")
+        raise PathNotAllowed(f"This token is for {only.path} alone.", path="/path", workspace=str(only.path))
     resolved = Path(path).resolve()
     if allowed and not any(resolved.is_relative_to(root) for root in allowed):
         raise PathNotAllowed(f"{path} is not beneath a directory that this server may open.", path="/path")

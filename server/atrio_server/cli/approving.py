@@ -99,6 +99,9 @@ class Approver:
                 self._news = trio.Event()
                 await self._news.wait()
             permission = next(iter(self._waiting.values()))
+            if "approve" not in self._client.server.scopes:
+                await self._leave_to_others(permission)
+                continue
             self._gone = trio.CancelScope()
             decided: tuple[PermissionKind, bool] | None = None
             with self._gone:
@@ -127,6 +130,16 @@ class Approver:
         self._drop(permission.permission_id)
         if not self._is_quiet or outcome.kind != "policy":
             self._paper.rows([outcome_row(permission, resolved, self._client.client_id)])
+
+    async def _leave_to_others(self, permission: Permission) -> None:
+        """Our token may not answer. Whoever may is waited for."""
+        self._paper.rows(question_rows(permission, directory=self._directory))
+        self._board.asked(permission)
+        self._paper.say("this token may not answer (scope approve); the run waits for somebody who may")
+        self._gone = trio.CancelScope()
+        with self._gone:
+            await trio.sleep_forever()
+        self._waiting.pop(permission.permission_id, None)
 
     async def _decide(self, permission: Permission) -> tuple[PermissionKind, bool]:
         """The answer, and whether nobody was asked for it."""

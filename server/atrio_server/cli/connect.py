@@ -46,25 +46,27 @@ async def open_connection(target: Target, *, found: Found | None = None) -> Asyn
     url = target.server or os.environ.get("ATRIO_SERVER")
     async with AsyncExitStack() as stack:
         if found is not None:
-            client = await stack.enter_async_context(_open(Address(found.ws, found.token)))
+            # A server that was started for this command alone knows no token but its own.
+            named = None if found.started else _named_token(target)
+            client = await stack.enter_async_context(_open(Address(found.ws, named or found.token)))
         elif url:
             client = await stack.enter_async_context(_open(Address(socket_url(url), _token(target, url))))
         else:
-            client = await _connect_to_own(stack, target.resolved_state_dir())
+            client = await _connect_to_own(stack, target.resolved_state_dir(), _named_token(target))
         client.on_connection = lambda there: say(
             "connected again" if there else "the connection is lost; looking for the server"
         )
         yield client
 
 
-async def _connect_to_own(stack: AsyncExitStack, state_dir: Path) -> Client:
-    """Connect to the state directory's server, started if need be."""
+async def _connect_to_own(stack: AsyncExitStack, state_dir: Path, named: str | None) -> Client:
+    """Connect to the state directory's server, started if need be; with the token that was named, if one was."""
     try_until = trio.current_time() + LEAVING_S
     while True:
         found = await find_or_start(state_dir)
-        first = Address(found.ws, found.token)
+        first = Address(found.ws, named or found.token)
         try:
-            client = await stack.enter_async_context(_open(first, _locator(first, state_dir)))
+            client = await stack.enter_async_context(_open(first, _locator(first, state_dir, named)))
         except ServerGone:
             # One that is about to end is still found, and lets nobody in.
             if found.started or trio.current_time() > try_until:
@@ -143,15 +145,15 @@ def _absolute(directory: str) -> str:
         raise Failure(Exit.USAGE, f"cannot tell what {directory} is: {exc}") from None
 
 
-def _locator(first: Address, state_dir: Path) -> Callable[[], Address]:
-    """A server that restarts may have another port."""
+def _locator(first: Address, state_dir: Path, named: str | None) -> Callable[[], Address]:
+    """A server that restarts may have another port, and its directory's token may be another one."""
 
     def locate() -> Address:
         try:
             found = find_server(state_dir)
         except (OSError, StateDirUnsafe, TokenFileUnsafe):
             found = None
-        return Address(found.ws, found.token) if found else first
+        return Address(found.ws, named or found.token) if found else first
 
     return locate
 
@@ -174,14 +176,19 @@ def socket_url(url: str) -> str:
     return f"{scheme}://{parts.netloc}{path}"
 
 
-def _token(target: Target, url: str) -> str:
+def _named_token(target: Target) -> str | None:
+    """The token that the options or the environment name."""
     if target.token_file is not None:
         try:
             return Path(target.token_file).read_text(encoding="ascii", errors="replace").strip()
         except OSError as exc:
             sentence = f"cannot read the token from {target.token_file}: {exc.strerror}; give --token-file another file"
             raise Failure(Exit.USAGE, sentence) from None
-    if token := os.environ.get("ATRIO_TOKEN"):
+    return os.environ.get("ATRIO_TOKEN") or None
+
+
+def _token(target: Target, url: str) -> str:
+    if token := _named_token(target):
         return token
     host = urlsplit(socket_url(url)).hostname or ""
     state_dir = target.resolved_state_dir()

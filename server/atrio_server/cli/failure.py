@@ -10,7 +10,7 @@ import errno
 from enum import IntEnum
 from typing import Final, cast
 
-from atrio_protocol.errors import WireError
+from atrio_protocol.errors import Forbidden, PathNotAllowed, WireError
 from atrio_protocol.things import Run
 
 __all__ = ["Exit", "Failure", "exit_of_run", "explain", "innermost"]
@@ -45,7 +45,7 @@ _BY_KIND: Final[dict[str, tuple[Exit, str]]] = {
     "workspace_not_found": (Exit.NOT_FOUND, ""),
     "message_not_found": (Exit.NOT_FOUND, ""),
     "auth_required": (Exit.UNREACHABLE, "`atrio token show` on the server's machine prints the token"),
-    "forbidden": (Exit.UNREACHABLE, "the server allows names with --allow-host, and tokens carry scopes"),
+    "forbidden": (Exit.UNREACHABLE, "the server allows names with --allow-host"),
     "server_closing": (Exit.UNREACHABLE, "try again in a moment"),
     "workspace_closing": (Exit.UNREACHABLE, "try again in a moment"),
     "too_many_connections": (Exit.UNREACHABLE, "try again later"),
@@ -90,6 +90,13 @@ def explain(error: BaseException) -> tuple[Exit, str] | None:
     match error:
         case Failure():
             return error.code, str(error)
+        case Forbidden() if "scope" in error.data:
+            way_out = f"`atrio token create --scope {error.data['scope']}` on the server's machine makes one"
+            return Exit.DENIED, _joined(error.message, way_out)
+        case Forbidden() if "workspace" in error.data:
+            return Exit.DENIED, _joined(error.message, "it takes a token without --workspace")
+        case PathNotAllowed() if "workspace" in error.data:
+            return Exit.DENIED, _joined(error.message, "name it with --dir")
         case WireError():
             code, way_out = _BY_KIND.get(error.kind, (Exit.OTHER, ""))
             return code, _joined(error.message, way_out)

@@ -35,7 +35,8 @@ class Target:
         str | None, Parameter("--server", help="Talk to this server (ATRIO_SERVER) instead of the state directory's.")
     ] = None
     token_file: Annotated[
-        str | None, Parameter("--token-file", help="File with the token for --server, else ATRIO_TOKEN.")
+        str | None,
+        Parameter("--token-file", help="File with a token, else ATRIO_TOKEN, else the state directory's."),
     ] = None
     state_dir: StateDirOption = None
 

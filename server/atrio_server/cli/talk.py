@@ -14,11 +14,12 @@ from typing import Final, Literal
 import trio
 
 from atrio_protocol.content import TextBlock
-from atrio_protocol.errors import PermissionNotFound, WireError
+from atrio_protocol.errors import Forbidden, PermissionNotFound, WireError
 from atrio_protocol.events import Event, PermissionRequested, PermissionResolved, RunCompleted
 from atrio_protocol.methods import (
     CancelParams,
     PromptParams,
+    Scope,
     SessionSnapshot,
     ViewParams,
 )
@@ -60,6 +61,8 @@ class Talk:
         self.attached = trio.Event()
         self.was_used = False
         """Something was sent, by anybody."""
+        self.was_forbidden = False
+        """Something that was typed needs a scope that our token does not have."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when what `bottom_rows` gives may have changed."""
         self._history = history
@@ -75,6 +78,10 @@ class Talk:
     def is_running(self) -> bool:
         """Whether anything is running or waits for its turn."""
         return self.state is not None and bool(self.state.runs)
+
+    def may(self, scope: Scope) -> bool:
+        """Whether our token has this scope."""
+        return scope in self.client.server.scopes
 
     async def follow(self) -> None:
         """Show what happens, until the session is removed.
@@ -143,7 +150,7 @@ class Talk:
         self._questions[permission.permission_id] = permission
         self.paper.rows(question_rows(permission, directory=self._directory))
         self._words.board.asked(permission)
-        if not self.paper.redraws:
+        if not self.paper.redraws and self.may("approve"):
             self.paper.rows(choice_rows(permission, directory=self._directory))
 
     async def _answer(self, permission: Permission, kind: PermissionKind) -> None:
@@ -170,7 +177,7 @@ class Talk:
         if given(usage.context_size, 0) and usage.context_tokens:
             facts.append(f"context {100 * usage.context_tokens // given(usage.context_size, 1)} %")
         rows = [row((" · ".join(facts), "dim"))]
-        if self._questions:
+        if self._questions and self.may("approve"):
             rows += choice_rows(next(iter(self._questions.values())), directory=self._directory)
         return rows
 
@@ -180,6 +187,10 @@ class Talk:
         self.paper.say(f"{'new ' if fresh else ''}session {self.session_id}")
         if line:
             self.paper.say(line)
+        if not self.may("prompt"):
+            self.paper.say("this token may only watch (it has no scope prompt)")
+        elif not self.may("approve"):
+            self.paper.say("this token may not answer what tools ask (it has no scope approve)")
         if is_terminal:
             self.paper.say("/help lists the commands, Ctrl-D leaves")
 
@@ -189,6 +200,7 @@ class Talk:
             return await self._do(line.strip())
         except (WireError, ClientError) as exc:
             explained = explain(exc)
+            self.was_forbidden = self.was_forbidden or isinstance(exc, Forbidden)
             self.paper.aside([row(("! ", "bad"), (explained[1] if explained else str(exc), ""))])
             return True
 
@@ -234,6 +246,8 @@ class Talk:
         while self._own:
             changed = self._changed
             for permission in [*self._questions.values()]:
+                if not self.may("approve"):
+                    continue  # there may be somebody who may
                 if permission.run_id in self._own or permission.session_id in self._words.board.children:
                     self.paper.say("nobody is here to answer; the question is rejected")
                     await self._answer(permission, "reject_once")

@@ -103,6 +103,8 @@ class _Guest:
                     await (self._type(send) if self._keyboard is not None else self._read_lines(send))
         if self._talk.is_running and self._code == Exit.OK:
             self._paper.say(f"what runs goes on; `atrio attach {self._talk.session_id}` comes back to it")
+        if self._talk.was_forbidden and self._keyboard is None and self._code == Exit.OK:
+            return Exit.DENIED
         return self._code
 
     async def _follow(self) -> None:
