@@ -94,7 +94,7 @@ async def test_tokens_that_cannot_be_believed_are_a_problem(atrio: Atrio) -> Non
     (atrio.state_dir / "tokens.json").chmod(0o644)
     refused = await problem_in(atrio, "tokens")
     assert refused["detail"].startswith("none of them opens anything: ")
-    assert refused["fix"].startswith("rm ")
+    assert refused["fix"].startswith("chmod 600 ")
 
 
 async def test_a_mistake_in_the_configuration_is_a_problem(atrio: Atrio, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ async def _look(target: Target, root: "Path", offline: bool, show: "Callable[[Fi
     import os
     from dataclasses import replace
 
-    from atrio_server.cli.checks import machine, mcp, models, places, port, programs, storage
+    from atrio_server.cli.checks import machine, mcp, models, places, port, programs, storage, tokens
     from atrio_server.cli.checks.finding import problem
     from atrio_server.cli.checks.server import look_at_server
     from atrio_server.config import ConfigError
@@ -79,7 +79,7 @@ async def _look(target: Target, root: "Path", offline: bool, show: "Callable[[Fi
         _tried("storage", storage.check_storage, state_dir),
         _tried("free space", places.check_space, state_dir),
         _tried("token", places.check_token, state_dir),
-        _tried("tokens", places.check_weaker_tokens, state_dir),
+        _tried("tokens", tokens.check_tokens, state_dir),
     )
     user = read_user_file()
     tell(_tried("configuration", places.check_user_file, user))

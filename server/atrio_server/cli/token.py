@@ -150,8 +150,8 @@ def revoke(
     if gone is None:
         names = [record.called for record in list_tokens(path)] if path.is_dir() else []
         near = get_close_matches(token, names, n=1)
-        guess = f"did you mean {near[0]!r}? " if near else ""
-        raise Failure(Exit.NOT_FOUND, f"there is no token {token!r}; {guess}`atrio token list` shows what there is")
+        guess = f" (did you mean {near[0]!r}?)" if near else ""
+        raise Failure(Exit.NOT_FOUND, f"there is no token {token!r}{guess}; `atrio token list` shows what there is")
     say(f"revoked: {_described(gone)}")
     return 0
 

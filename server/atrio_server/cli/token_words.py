@@ -33,8 +33,8 @@ def scopes_from(words: Sequence[str]) -> tuple[Scope, ...]:
     for name in named:
         if name not in known:
             near = get_close_matches(name, SCOPES, n=1)
-            guess = f"did you mean {near[0]!r}? " if near else ""
-            raise Failure(Exit.USAGE, f"there is no scope {name!r}; {guess}There are {', '.join(SCOPES)}")
+            guess = f" (did you mean {near[0]!r}?)" if near else ""
+            raise Failure(Exit.USAGE, f"there is no scope {name!r}{guess}; there are {', '.join(SCOPES)}")
     if not named:
         raise Failure(Exit.USAGE, f"say what the token is for: --scope with one or more of {', '.join(SCOPES)}")
     return tuple(scope for scope in SCOPES if scope in named)

@@ -9,7 +9,6 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,6 @@ from atrio_server.config.file import ConfigFile
 from atrio_server.config.table import setting_of
 from atrio_server.config.workspace import Project
 from atrio_server.token import TOKEN_FILE, TokenFileUnsafe, load_or_make_token
-from atrio_server.token_store import TOKENS_FILE, list_tokens
 
 __all__ = [
     "check_project_file",
@@ -26,7 +24,6 @@ __all__ = [
     "check_state_dir",
     "check_token",
     "check_user_file",
-    "check_weaker_tokens",
 ]
 
 FULL_BYTES: Final = 50 * 1000 * 1000
@@ -89,21 +86,6 @@ def check_token(state_dir: Path) -> Finding:
     except TokenFileUnsafe as exc:
         return problem(name, str(exc), f"rm {quoted}; the next start makes another")
     return ok(name, f"{path}, mode {mode:04o}")
-
-
-def check_weaker_tokens(state_dir: Path) -> Finding:
-    """Whether the tokens that do less than the token file's can be believed, and how many there are."""
-    name, path = "tokens", state_dir / TOKENS_FILE
-    if not os.path.lexists(path):
-        return ok(name, "none but the one above")
-    try:
-        records = list_tokens(state_dir)
-    except TokenFileUnsafe as exc:
-        return problem(name, f"none of them opens anything: {exc}", f"rm {shlex.quote(str(path))}, and make them anew")
-    now = datetime.now(UTC)
-    expired = sum(record.expires_at is not None and record.expires_at <= now for record in records)
-    detail = f"{len(records)} in {path}"
-    return ok(name, f"{detail}, {expired} of them expired" if expired else detail)
 
 
 def check_user_file(file: ConfigFile) -> Finding:
