@@ -190,17 +190,15 @@ async def test_a_command_says_plainly_what_its_token_may_not_do(atrio: Atrio) ->
             assert done.code == 5, done
             assert done.err.count("\n") == 1 and said in done.err, done.err
 
-        with_observer = {"ATRIO_TOKEN": observer}
-        refused(await atrio("run", "hello", **with_observer), "session/new needs a token with the scope 'prompt'")
-        refused(await atrio("stop", **with_observer), "the scope 'admin'")
-        assert "you said: hello" in (await atrio("attach", session, **with_observer)).out
-        talked = await atrio("attach", session, stdin=b"hello there\n", **with_observer)
+        refused(await atrio("run", "hello", ATRIO_TOKEN=observer), "session/new needs a token with the scope 'prompt'")
+        refused(await atrio("stop", ATRIO_TOKEN=observer), "the scope 'admin'")
+        assert "you said: hello" in (await atrio("attach", session, ATRIO_TOKEN=observer)).out
+        talked = await atrio("attach", session, stdin=b"hello there\n", ATRIO_TOKEN=observer)
         assert talked.code == 5 and "may only watch" in talked.err and "the scope 'prompt'" in talked.err
-        with_bound = {"ATRIO_TOKEN": bound}
-        refused(await atrio("run", "hello", **with_bound), f"This token is for {other} alone; name it with --dir")
-        assert (await atrio("sessions", "show", session, **with_bound)).code == 4
-        refused(await atrio("stop", **with_bound), "about the whole server")
-        assert (await atrio("run", "--dir", str(other), "hello", **with_bound)).code == 0
+        refused(await atrio("run", "hello", ATRIO_TOKEN=bound), f"This token is for {other} alone; name it with --dir")
+        assert (await atrio("sessions", "show", session, ATRIO_TOKEN=bound)).code == 4
+        refused(await atrio("stop", ATRIO_TOKEN=bound), "about the whole server")
+        assert (await atrio("run", "--dir", str(other), "hello", ATRIO_TOKEN=bound)).code == 0
         file = trio.Path(atrio.state_dir.parent / "token-file")
         await file.write_text(observer + "\n")
         refused(await atrio("run", "hello", "--token-file", str(file)), "the scope 'prompt'")
