@@ -15,6 +15,8 @@ from atrio_server.cli.options import Target
 from atrio_server.cli.stop import stop_command
 from atrio_server.client import open_client
 from atrio_server.discover import find_server
+from atrio_server.statedir import make_state_dir
+from atrio_server.token_store import create_token
 from fake_server import TOKEN, FakeServer
 
 SCRIPT = {
@@ -93,11 +95,16 @@ async def test_a_server_that_agrees_and_stays_is_not_waited_for_for_ever(
     assert failure.value.code == Exit.TIMEOUT
 
 
-async def test_without_the_scope_nothing_is_stopped(atrio: Atrio, script: str) -> None:
+async def test_without_the_right_token_nothing_is_stopped(atrio: Atrio, script: str) -> None:
+    make_state_dir(atrio.state_dir)
+    watching = create_token(atrio.state_dir, scopes=("observe",)).token
     async with server_of(atrio, script) as (_, url):
         wrong = await atrio("stop", "--server", url, ATRIO_TOKEN="wrong")
         assert wrong.code == 6
         assert "does not take this from us" in wrong.err
+        weak = await atrio("stop", "--server", url, ATRIO_TOKEN=watching)
+        assert weak.code == 5
+        assert "'admin'" in weak.err
         assert find_server(atrio.state_dir) is not None
 
 
