@@ -110,7 +110,8 @@ class Redactor:
     def _without_pieces(self, text: str) -> str:
         for secret in self.secrets:
             for at, core in enumerate(_cores(secret)):
-                if core in text:
+                # A text may be full of how all keys of a provider begin: only a real piece is worth a closer look.
+                if core in text and any(piece in text for piece in _pieces_with(secret, at * _STEP_CHARS)):
                     text = _without(text, secret, at * _STEP_CHARS)
         return text
 
@@ -211,6 +212,12 @@ def _known(secrets: Iterable[str]) -> _Known:
         cores=_any_of(core for secret in known for core in _cores(secret)),
         grams=frozenset(gram for secret in known if _cores(secret) for gram in _grams(secret)),
     )
+
+
+def _pieces_with(secret: str, at: int) -> Iterable[str]:
+    """The shortest pieces of a secret that are as good as it and hold the core that stands in it at a place."""
+    first, last = max(0, at + _STEP_CHARS - _PIECE_CHARS), min(at, len(secret) - _PIECE_CHARS)
+    return (secret[start : start + _PIECE_CHARS] for start in range(first, last + 1))
 
 
 def _grams(secret: str) -> Iterable[int]:
