@@ -11,39 +11,32 @@ import sys
 import time
 from pathlib import Path
 
-from atrio_server.cli import main
-from atrio_server.loop_watch import LoopWatch
+from atrio_server import loop_watch
 
-__all__ = ["NoteHolds"]
+__all__ = ["NotingWatch"]
 
 LONG_S = 0.03
 
 
-class NoteHolds:
-    """Takes the place of the watch's two hooks."""
+class NotingWatch(loop_watch.LoopWatch):
+    """A watch that writes down what it sees."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._began_s = 0.0
+    began_s = 0.0
 
-    def install(self) -> None:
-        """From now on every watch notes its rounds."""
-        after, before = LoopWatch.after_io_wait, LoopWatch.before_io_wait
+    def after_io_wait(self, timeout: float) -> None:
+        super().after_io_wait(timeout)
+        self.began_s = time.thread_time()
 
-        def after_io_wait(watch: LoopWatch, timeout: float) -> None:
-            after(watch, timeout)
-            self._began_s = time.thread_time()
-
-        def before_io_wait(watch: LoopWatch, timeout: float) -> None:
-            held_s = time.thread_time() - self._began_s
-            if held_s > LONG_S and self._began_s:
-                with self._path.open("a") as noted:
-                    noted.write(f"{held_s:.4f} {watch._seen}\n")
-            before(watch, timeout)
-
-        LoopWatch.after_io_wait, LoopWatch.before_io_wait = after_io_wait, before_io_wait
+    def before_io_wait(self, timeout: float) -> None:
+        held_s = time.thread_time() - self.began_s
+        if held_s > LONG_S and self.began_s:
+            with Path(os.environ["HELD_LOOP_FILE"]).open("a") as noted:
+                noted.write(f"{held_s:.4f} {self._seen}\n")
+        super().before_io_wait(timeout)
 
 
 if __name__ == "__main__":
-    NoteHolds(Path(os.environ["HELD_LOOP_FILE"])).install()
+    loop_watch.LoopWatch = NotingWatch  # before whoever takes it from there is loaded
+    from atrio_server.cli import main
+
     sys.exit(main())

@@ -57,7 +57,9 @@ async def large_prompts(server: Process, path: str, readers: int) -> None:
         session = await new_session(wire, workspace)
         async with trio.open_nursery() as nursery:
             for _ in range(readers):
-                await nursery.start(read, server, session)
+                attached = trio.Event()
+                nursery.start_soon(read, server, session, attached)
+                await attached.wait()
             for number in range(7):
                 await wire.prompt(session, MEGABYTE, runId=f"large{number}")
                 await wire.completed(session, f"large{number}")
@@ -85,11 +87,11 @@ async def large_prompts(server: Process, path: str, readers: int) -> None:
         await wire.call("session/delete", sessionId=forked)
 
 
-async def read(server: Process, session: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+async def read(server: Process, session: str, attached: trio.Event) -> None:
     """One reader of a session, until the last of the large prompts is done, or it is told that it was too slow."""
     async with connect(server.ws, server.token) as wire:
         await wire.attach(session, historyLimit=1)
-        task_status.started()
+        attached.set()
         await wire.until(
             lambda: (
                 wire.detached
