@@ -119,6 +119,7 @@ async def test_a_request_by_http_that_waits_ends_with_its_token(bench: Harness) 
         assert (await owner.call("run/get", runId="one"))["run"]["state"] == "running"
 
 
+@pytest.mark.scenario("E4")
 async def test_a_token_that_has_expired_opens_nothing(bench: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.now(UTC)
     token = make_token(bench, "observe", expires_at=now + timedelta(hours=1))
