@@ -23,7 +23,7 @@ Json = dict[str, Any]
 LOSS_S = 0.100
 """So much of the newest text may be missing after a crash."""
 
-SLACK_S = 0.050
+SLACK_S = 0.100
 """What is allowed beyond it anywhere: a commit takes a few turns of two threads on a machine that does other things."""
 
 STALL_WINDOW_S = 1.0
