@@ -154,6 +154,20 @@ async def test_a_place_that_cannot_be_resumed_gives_a_snapshot_and_never_a_parti
         assert (await wire.completed(session, "one"))["text"] == "tok " * 6000 + "end"
 
 
+@pytest.mark.scenario("M5")
+async def test_a_place_from_before_a_restart_gives_a_snapshot_of_all_that_was_said(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        await wire.completed(session, (await wire.prompt(session, "before"))["run"]["runId"])
+        place, said = wire.place(session), await rows(wire, session)
+    async with bench.serve(model=bench.script(PLAIN)) as running, connect(running.ws, running.token) as late:
+        attached = await late.attach(session, after=place)
+        assert not attached["stream"]["recovered"] and attached["stream"]["epoch"] != place["epoch"]
+        assert attached["snapshot"]["messages"] == said
+        await late.completed(session, (await late.prompt(session, "after"))["run"]["runId"])
+        assert late.events[session][0]["seq"] == attached["stream"]["seq"] + 1
+
+
 @pytest.mark.scenario("M8")
 async def test_a_client_sees_no_delta_of_a_session_it_is_not_attached_to(bench: Harness) -> None:
     async with bench.serve(model=bench.script(WORK)) as running, bench.open(running) as (wire, workspace):
