@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import Final, NamedTuple, cast
 
 import structlog
@@ -98,6 +99,7 @@ async def serve_door(
     access: Access,
     app: ASGIFramework,
     serve_socket: ServeSocket,
+    look_again: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     limits: DoorLimits = DoorLimits(),
     figures: DoorFigures | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -113,11 +115,12 @@ async def serve_door(
         access: Who may come in.
         app: Answers what is no WebSocket. Finds the `Identity` or None as ``scope["state"]["identity"]``.
         serve_socket: Serves what is one. A bug in it closes that socket with 1011.
+        look_again: Called before somebody is refused for a token that is not known: it may be quite new. Bounded.
         limits: For tests, smaller.
         figures: Where it counts what comes and goes.
         task_status: Started once connections are accepted.
     """
-    door = _Door(access, app, serve_socket, limits, DoorFigures() if figures is None else figures)
+    door = _Door(access, app, serve_socket, look_again, limits, DoorFigures() if figures is None else figures)
     async with trio.open_nursery() as connections:
         accept = partial(trio.serve_listeners, handler_nursery=connections)
         await connections.start(accept, door.serve, list(listeners))
@@ -138,6 +141,7 @@ class _Door:
     access: Access
     app: ASGIFramework
     serve_socket: ServeSocket
+    look_again: Callable[[], Awaitable[None]]
     limits: DoorLimits
     figures: DoorFigures
     strangers: WaitingRoom = field(init=False)
@@ -227,7 +231,7 @@ class _Door:
             with stay.scope:
                 head, body = await self._read_head(stream)
                 try:
-                    identity, is_socket = self._check(head, body, local_address)
+                    identity, is_socket = await self._admit(head, body, local_address)
                     if identity is not None:
                         return _Guest(head, body, identity, is_socket)
                     with trio.move_on_after(self.limits.stranger_s):
@@ -253,6 +257,15 @@ class _Door:
         with trio.move_on_after(self.limits.head_s):
             return await read_head(stream)
         raise Refused(400, "head_too_slow", f"a request head must be complete within {self.limits.head_s:g} s")
+
+    async def _admit(self, head: Head, body: Body, local_address: str) -> tuple[Identity | None, bool]:
+        try:
+            return self._check(head, body, local_address)
+        except Refused as exc:
+            if exc.status != HTTPStatus.UNAUTHORIZED:
+                raise
+        await self.look_again()
+        return self._check(head, body, local_address)
 
     def _check(self, head: Head, body: Body, local_address: str) -> tuple[Identity | None, bool]:
         """Who sends this, and whether it becomes a WebSocket; in the order that the contract asks for."""

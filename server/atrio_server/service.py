@@ -190,7 +190,7 @@ async def open_service(
             watch = TokenWatch(settings.state_dir, guests)
             watch.load()
             await nursery.start(server.loop.serve, name="loop watch")
-            await nursery.start(_serve_within, door, watch.serve, _door_of(server, settings, listening, guests))
+            await nursery.start(_serve_within, door, watch.serve, _door_of(server, settings, listening, watch))
             running = Running(
                 server,
                 door,
@@ -253,9 +253,9 @@ def _make_server(
     )
 
 
-def _door_of(server: Server, settings: Settings, listening: Listening, guests: Guests) -> partial[Awaitable[None]]:
+def _door_of(server: Server, settings: Settings, listening: Listening, watch: TokenWatch) -> partial[Awaitable[None]]:
     """The door of this server, ready to be started."""
-    dispatcher = Dispatcher(server)
+    dispatcher, guests = Dispatcher(server), watch.guests
     parsing, turnstile = trio.CapacityLimiter(1), Turnstile()
 
     async def serve_socket(ws: BoundedWebSocket, identity: Identity, peer: PeerAddress) -> None:
@@ -293,6 +293,7 @@ def _door_of(server: Server, settings: Settings, listening: Listening, guests: G
         ),
         app=make_app(_Web(server, dispatcher, guests)),
         serve_socket=serve_socket,
+        look_again=watch.look_again,
         limits=DoorLimits(per_address=settings.connections_per_address),
         figures=server.figures.door,
     )

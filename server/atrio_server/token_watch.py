@@ -32,6 +32,9 @@ __all__ = ["POLICY", "POLL_S", "Guests", "TokenWatch"]
 POLL_S: Final = 0.25
 """How often the files are looked at, and those whose token has expired are sent away."""
 
+LOOK_S: Final = 1.0
+"""How long somebody with an unknown token waits for a disk that does not answer."""
+
 SETTLED_NS: Final = 100_000_000
 """A file that changed so recently may change again without looking different: its times have no finer steps."""
 
@@ -102,10 +105,11 @@ class TokenWatch:
 
     def __init__(self, state_dir: Path, guests: Guests) -> None:
         self._state_dir = state_dir
-        self._guests = guests
+        self.guests = guests
         self._stamps: dict[str, tuple[int, ...] | None] = {TOKEN_FILE: None, TOKENS_FILE: None}
         self._problems: dict[str, str | None] = dict.fromkeys(self._stamps)
-        self._looking = trio.CapacityLimiter(1)
+        self._looking = trio.Lock()
+        self._reading = trio.CapacityLimiter(1)
 
     def load(self) -> None:
         """Read which tokens there are besides that of the token file. Blocks; for the start, before anybody comes."""
@@ -116,20 +120,30 @@ class TokenWatch:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire)
             while True:
-                looks = await trio.to_thread.run_sync(
-                    _look, self._state_dir, dict(self._stamps), limiter=self._looking, abandon_on_cancel=True
-                )
-                self._learn(looks)
-                self._guests.send_away()
+                await self._look()
                 await trio.sleep(POLL_S)
+
+    async def look_again(self) -> None:
+        """Look at the files at once: somebody brings a token that is not known. Gives up where the disk is silent."""
+        with trio.move_on_after(LOOK_S):
+            await self._look()
+
+    async def _look(self) -> None:
+        # One after the other: what was seen earlier must not be learnt later.
+        async with self._looking:
+            looks = await trio.to_thread.run_sync(
+                _look, self._state_dir, dict(self._stamps), limiter=self._reading, abandon_on_cancel=True
+            )
+            self._learn(looks)
+        self.guests.send_away()
 
     async def _expire(self) -> None:
         while True:
             await trio.sleep(POLL_S)
-            self._guests.send_away()
+            self.guests.send_away()
 
     def _learn(self, looks: dict[str, _Look]) -> None:
-        keyring = self._guests.keyring
+        keyring = self.guests.keyring
         for name, look in looks.items():
             self._stamps[name] = look.stamp
             if look.problem is not None and look.problem != self._problems[name]:

@@ -15,8 +15,9 @@ import trio
 from atrio_process import Atrio, Done
 from atrio_server.cli.failure import Failure
 from atrio_server.cli.token_words import end_from, scopes_from
-from atrio_server.statedir import make_state_dir
+from atrio_server.statedir import make_state_dir, running_server
 from atrio_server.token_store import TOKENS_FILE, create_token, list_tokens, revoke_token
+from wire.tokens import post
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -239,3 +240,14 @@ async def test_a_command_goes_on_when_the_token_of_the_state_directory_is_replac
             await run.read_err("connected again")
             run.interrupt()
             assert (await run.end()).code == 130
+
+
+async def test_a_token_works_once_it_is_printed_and_no_more_once_it_is_revoked(atrio: Atrio) -> None:
+    async with serving(atrio):
+        for name in ("one", "two"):
+            token = await made(atrio, "--scope", "observe", "--name", name)
+            server = running_server(atrio.state_dir)
+            assert server is not None
+            assert (await post(server.http, token, "server/info")).status == 200
+            assert (await atrio("token", "revoke", name)).code == 0
+            assert (await post(server.http, token, "server/info")).status == 401
