@@ -236,7 +236,7 @@ async def test_a_command_goes_on_when_the_token_of_the_state_directory_is_replac
         async with atrio.started("run", "slow") as run:
             await run.read_out("begun")
             rotated = await atrio("token", "rotate")
-            assert "within a second" in rotated.err
+            assert "takes it now" in rotated.err
             await run.read_err("connected again")
             run.interrupt()
             assert (await run.end()).code == 130
