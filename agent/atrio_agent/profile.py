@@ -61,9 +61,14 @@ def without_text(run: Run) -> Run:
 
 @dataclass(slots=True)
 class _Storing:
-    """A field whose new value is being stored: what people see meanwhile, and how many changes are under way."""
+    """A field whose new value is being stored: what people see meanwhile, and how many changes are under way.
+
+    ``newest`` counts the changes, and ``shown_is`` is which of them is seen: 0 for what was there before.
+    """
 
     shown: object
+    shown_is: int = 0
+    newest: int = 0
     changes: int = 0
 
 
@@ -120,8 +125,11 @@ class Profile:
 
     def _store_soon(self, **fields: object) -> Errand[None]:
         """Change fields, show them once they are stored; taken back (`StoreFailed`) if they cannot be."""
+        begun: dict[str, int] = {}
         for name in fields:
-            self._storing.setdefault(name, _Storing(getattr(self.row, name))).changes += 1
+            storing = self._storing.setdefault(name, _Storing(getattr(self.row, name)))
+            storing.changes += 1
+            begun[name] = storing.newest = storing.newest + 1
         self._change(**fields)
         commit = self._ground.store.write_soon(PutSession(row=self.row))
 
@@ -129,23 +137,26 @@ class Profile:
             try:
                 await commit.wait()
             except StoreFailed:
-                self._settle(fields, stored=False)
+                self._settle(fields, begun, stored=False)
                 # Another write may have taken the new values along.
                 self._ground.store.write_later(PutSession(row=self.row))
                 self.refresh()
                 raise
-            self._settle(fields, stored=True)
+            self._settle(fields, begun, stored=True)
             self.refresh()
 
         return self._ground.errands.start(tell, name="change session")
 
-    def _settle(self, fields: Mapping[str, object], *, stored: bool) -> None:
-        """A change of these fields is stored, or has failed. The last of several decides what the row has."""
+    def _settle(self, fields: Mapping[str, object], begun: Mapping[str, int], *, stored: bool) -> None:
+        """A change of these fields is stored, or has failed.
+
+        What was begun last decides what the row has: of changes that are stored together any may be heard of first.
+        """
         for name, value in fields.items():
             storing = self._storing[name]
             storing.changes -= 1
-            if stored:
-                storing.shown = value
+            if stored and begun[name] > storing.shown_is:
+                storing.shown, storing.shown_is = value, begun[name]
             if not storing.changes:
                 del self._storing[name]
                 self._change(**{name: storing.shown})

@@ -135,6 +135,17 @@ async def test_the_last_of_several_titles_that_could_be_stored_stays(autojump_cl
         assert core.disk.sessions[core.session.session_id].row.title == "stored"
 
 
+async def test_of_titles_that_are_stored_together_the_last_one_stays(autojump_clock: MockClock) -> None:
+    with trio.fail_after(300):
+        async with open_core() as core:
+            profile = core.session.profile
+            for at in range(30):  # which of the two hears first that it is stored is left to chance
+                changes = [profile.set_title_soon(f"{word} {at}") for word in ("first", "second")]
+                for change in changes:
+                    await change.wait()
+                assert profile.view().title == profile.row.title == f"second {at}"
+
+
 async def test_a_session_whose_deletion_fails_is_there_again(autojump_clock: MockClock) -> None:
     async with open_core(GATED, PLAIN) as core:
         run = core.prompt("gated")
