@@ -8,18 +8,27 @@ What is in the files is not known here. The invariant: what is returned was read
 from, and what is written goes into, a regular file of ours that nobody else may open.
 """
 
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-__all__ = ["TokenFileUnsafe", "opened_state_dir", "put_file", "read_file", "write_draft"]
+__all__ = ["TokenFileUnsafe", "opened_state_dir", "put_file", "read_file", "says_no_plain_file", "write_draft"]
+
+_NO_PLAIN_FILE: Final = {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENODEV, errno.ENXIO, errno.EPERM}
 
 
 class TokenFileUnsafe(Exception):
     """A token cannot be trusted, or the place where it should be. The sentence says what to do."""
+
+
+def says_no_plain_file(error: OSError) -> bool:
+    """Whether a file that cannot be opened is at fault itself. A full disk or too many open files say nothing of it."""
+    return error.errno in _NO_PLAIN_FILE
 
 
 @contextmanager
@@ -54,13 +63,14 @@ def read_file(directory: int, path: Path, *, if_open_to_others: str, max_bytes: 
     Raises:
         FileNotFoundError: There is none.
         TokenFileUnsafe: It is not a plain file of ours, or others may open it.
+        OSError: It cannot be read now, which says nothing of the file.
     """
     try:
         # Without O_NONBLOCK a pipe of that name would hold us here for ever.
         file = os.open(path.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        raise
     except OSError as exc:
+        if not says_no_plain_file(exc):
+            raise
         raise TokenFileUnsafe(f"{path} cannot be read as a plain file ({exc.strerror}); delete it") from exc
     try:
         info = os.fstat(file)

@@ -26,7 +26,7 @@ import msgspec
 from atrio_protocol.methods import SCOPES, Scope
 from atrio_server.identity import FILE_TOKEN, Identity, digest_of
 from atrio_server.token import fresh_token
-from atrio_server.token_files import TokenFileUnsafe, opened_state_dir, put_file, read_file
+from atrio_server.token_files import TokenFileUnsafe, opened_state_dir, put_file, read_file, says_no_plain_file
 
 __all__ = [
     "MAX_TOKENS",
@@ -230,6 +230,8 @@ def _held(directory: int, state_dir: Path) -> Generator[None]:
     try:
         lock = os.open(_LOCK_FILE, flags, mode=0o600, dir_fd=directory)
     except OSError as exc:
+        if not says_no_plain_file(exc):
+            raise
         raise TokenFileUnsafe(f"{state_dir / _LOCK_FILE} is not a plain file ({exc.strerror}); delete it") from exc
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

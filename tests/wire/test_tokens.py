@@ -1,5 +1,6 @@
 """Tokens in a running server: made, revoked, expired, replaced; and a file that cannot be believed."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import trio
 from structlog.testing import capture_logs
 
 from atrio_server.service import Running
-from atrio_server.token import TOKEN_FILE, rotate_token
+from atrio_server.token import TOKEN_FILE, fresh_token, rotate_token
 from atrio_server.token_store import TOKENS_FILE, revoke_token
 from wire.client import Wire, connect
 from wire.conftest import LIMIT_S, Harness
@@ -205,6 +206,27 @@ def _restore(path: Path, content: bytes) -> None:
     draft.write_bytes(content)
     draft.chmod(0o600)
     draft.replace(path)
+
+
+async def test_a_token_that_is_replaced_while_no_file_can_be_opened_ends_as_soon_as_one_can(
+    bench: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = os.open, []
+
+    def without_descriptors(path: Any, *args: Any, **options: Any) -> int:
+        if path == TOKEN_FILE:
+            refused.append(path)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *args, **options)
+
+    async with bench.serve() as running:
+        with monkeypatch.context() as patched:
+            patched.setattr("os.open", without_descriptors)
+            fresh = fresh_token()
+            _restore(bench.state_dir / TOKEN_FILE, fresh.encode() + b"\n")
+            await until(lambda: len(refused) > 3)  # it is looked at again and again, although it stays as it is
+        await until_it_works(running, fresh)
+        assert not await works(running, running.token)
 
 
 async def test_a_token_file_that_is_gone_or_spoilt_leaves_its_token_working(bench: Harness) -> None:

@@ -1,5 +1,6 @@
 """The tokens of `tokens.json`: made, listed, revoked, and never believed where something is wrong with the file."""
 
+import errno
 import json
 import os
 import re
@@ -190,3 +191,18 @@ def test_a_token_that_could_not_be_stored_leaves_the_file_as_it_was(state_dir: P
         create_token(state_dir, scopes=["observe"])
     assert [record.called for record in list_tokens(state_dir)] == ["ci"]
     assert {path.name for path in state_dir.iterdir()} == {TOKENS_FILE, "tokens.lock"}
+
+
+@pytest.mark.parametrize("act", [list_tokens, lambda path: revoke_token(path, "ci")])
+def test_a_file_that_cannot_be_opened_for_now_is_not_blamed(state_dir: Path, act: Callable[[Path], object]) -> None:
+    create_token(state_dir, scopes=["observe"], name="ci")
+    real = os.open
+
+    def without_descriptors(path: str | Path, *args: Any, **options: Any) -> int:
+        if str(path).startswith("tokens."):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(path, *args, **options)
+
+    with patch("os.open", without_descriptors), pytest.raises(OSError, match="Too many open files"):
+        act(state_dir)
+    assert [record.called for record in list_tokens(state_dir)] == ["ci"]
