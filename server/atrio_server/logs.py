@@ -52,7 +52,7 @@ class LogSink:
         self._lines: deque[str] = deque()
         self._dropped = 0
         self.lost: Counter[str] = Counter()
-        """Lines that were not kept, by why: nobody read them in time, or there were too many of one kind."""
+        """Lines that are nowhere, by why: not read in time, not written by the system, or too many of one kind."""
         self._news = trio.Event()
         self._thread = threading.get_ident()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -102,6 +102,7 @@ class LogSink:
             if not await trio.to_thread.run_sync(_write_all, data, limiter=self._writing, abandon_on_cancel=True):
                 # Such as a full disk: it is said when there is room again.
                 self._dropped += len(lines)
+                self.lost["unwritten"] += len(lines)
                 return
             if self._dropped and len(self._lines) < KEPT_LINES:
                 dropped, self._dropped = self._dropped, 0

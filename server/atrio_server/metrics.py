@@ -142,7 +142,7 @@ class _Collector:
             {(): loop.rounds},
         )
         yield _gauge("loop_stall_max_seconds", "The longest such round since the server began.", loop.longest_s)
-        lost = {"unread": 0, "repeated": 0, **self._server.lines_lost()}
+        lost = {"unread": 0, "unwritten": 0, "repeated": 0, **self._server.lines_lost()}
         by_why = {(why,): count for why, count in lost.items()}
         yield _counter("log_lines_dropped", "Log lines that were not written, by why.", by_why, "reason")
         tasks = trio.lowlevel.current_statistics().tasks_living

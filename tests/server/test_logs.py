@@ -64,7 +64,7 @@ def clogged_pipe() -> tuple[int, int]:
 
 
 @asynccontextmanager
-async def serving(into: Path | int, form: Literal["text", "json"] = "json") -> AsyncGenerator[None]:
+async def serving(into: Path | int, form: Literal["text", "json"] = "json") -> AsyncGenerator[LogSink]:
     """A sink that takes all logs; at the end it is stopped, as at the end of a server."""
     file = os.open(into, os.O_WRONLY | os.O_CREAT, 0o600) if isinstance(into, Path) else into
     sink = LogSink()
@@ -72,7 +72,7 @@ async def serving(into: Path | int, form: Literal["text", "json"] = "json") -> A
     with stderr_into(file), trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sink.serve)
-            yield
+            yield sink
             nursery.cancel_scope.cancel()
 
 
@@ -154,6 +154,16 @@ async def test_one_kind_of_error_is_written_so_often_a_minute_and_the_rest_count
     notes = [event for event in told if event["event"] == "not an error"]
     assert len(notes) == NOTES_PER_MINUTE + 1
     assert notes[-1]["suppressed"] == 7
+
+
+async def test_lines_that_the_system_does_not_write_are_counted(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(logs, "_write_all", lambda _data: False)
+        async with serving(written) as sink:
+            for number in range(7):
+                log.info("on a full disk", number=number)
+            await trio.testing.wait_all_tasks_blocked()
+    assert sink.lost == {"unwritten": 7}
 
 
 async def test_a_line_is_cut_where_it_would_be_endless(written: Path) -> None:
