@@ -28,6 +28,9 @@ from atrio_server.workspace import Workspace
 __all__ = ["OPENERS", "open_index", "open_store"]
 
 INDEX_FILE: Final = "index.db"
+INCOMPLETE_FILE: Final = "index.db.incomplete"
+"""Is there as long as an index is made again, and afterwards where that did not come to its end."""
+
 WORKSPACES: Final = "workspaces"
 OUTPUT_DIRECTORY: Final = "output"
 
@@ -58,17 +61,20 @@ async def open_store(
 @asynccontextmanager
 async def open_index(state_dir: Path) -> AsyncGenerator[SqliteRunIndex]:
     """Open the index; one that is not there is made out of the workspaces' databases."""
-    path = state_dir / INDEX_FILE
-    homes = _homes_without(path)
+    path, incomplete = state_dir / INDEX_FILE, state_dir / INCOMPLETE_FILE
+    homes = _homes_without(path, incomplete)
+    if homes:
+        os.close(open_private(incomplete, os.O_WRONLY | os.O_CREAT))
     async with open_run_index(_private_database(path)) as index:
         if homes and (count := await rebuild_index(index, state_dir, homes)):
             log.warning("the index was made again out of the workspaces' databases", workspaces=count)
+        incomplete.unlink(missing_ok=True)
         yield index
 
 
-def _homes_without(index: Path) -> list[Path]:
-    """The workspaces' directories, if there is no index of them. Before anybody is served, so no thread is needed."""
-    if os.path.lexists(index):
+def _homes_without(index: Path, incomplete: Path) -> list[Path]:
+    """The workspaces' directories, if there is no whole index of them. Before anybody is served, so in no thread."""
+    if os.path.lexists(index) and not os.path.lexists(incomplete):
         return []
     return sorted(database.parent for database in index.parent.glob(f"{WORKSPACES}/*/{DATABASE_NAME}"))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from atrio_agent.store.base import StoreFailed
 from atrio_server.service import Running
 from wire.client import Refused, connect
 from wire.conftest import LIMIT_S, Harness
@@ -188,6 +189,29 @@ async def test_a_server_whose_index_is_damaged_says_what_to_do_and_nothing_is_lo
         elsewhere = await new_session(wire, opened["workspace"]["workspaceId"])
         refusal = await wire.refused("session/prompt", **wire.prompt_params(elsewhere, "hello", runId="one"))
         assert refusal.kind == "idempotency_conflict"
+
+
+async def test_an_index_that_was_not_made_again_to_its_end_is_made_by_the_next_start(
+    bench: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = bench.script(PLAIN)
+    async with bench.serve(model=script) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        await wire.prompt(session, "hello", runId="one")
+        await wire.completed(session, "one")
+    (bench.state_dir / "index.db").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("atrio_server.stores.rebuild_index", _cut_short)
+        with pytest.raises(StoreFailed, match="cut short"):
+            await bench.serve(model=script).__aenter__()
+    async with bench.serve(model=script) as running, connect(running.ws, running.token) as wire:
+        assert (await wire.call("run/get", runId="one"))["run"]["sessionId"] == session
+        assert (await wire.call("session/get", sessionId=session))["session"]["workspaceId"] == workspace
+    assert [path.name for path in bench.state_dir.glob("index.db*")] == ["index.db"]
+
+
+async def _cut_short(*_: object) -> int:
+    raise StoreFailed("cut short")
 
 
 async def test_a_link_to_a_name_that_is_no_text_is_refused(bench: Harness) -> None:
