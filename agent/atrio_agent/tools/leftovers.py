@@ -6,7 +6,7 @@ directory next, alone, ends what bears the directory's name: nobody is left to
 wait for it. A life that ends by itself leaves nothing to find.
 
 What wiped its environment, left its session and lost its parent cannot be told
-from a stranger, and is not touched. Without ``/proc`` (not Linux) nothing is found.
+from a stranger, and is not touched. Without ``/proc`` (not Linux, or not mounted) nothing is found.
 """
 
 import secrets

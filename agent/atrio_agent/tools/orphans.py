@@ -9,7 +9,7 @@ by one, by their number, so that nobody else's exit status is ever taken.
 
 What wiped its environment, left its session and lost its parent before anybody
 looked cannot be told from a stranger, nor can what began a session and was dead
-by then: its entry in the process table stays until we end. Without ``/proc`` (not Linux) only the
+by then: its entry in the process table stays until we end. Without ``/proc`` (not Linux, or not mounted) only the
 process group is known, and so it is while no file can be opened. Only pids that carry one of the
 signs get a signal.
 """
@@ -27,12 +27,19 @@ from typing import Final, NamedTuple
 import structlog
 import trio
 
-__all__ = ["Kin", "become_reaper"]
+__all__ = ["Kin", "become_reaper", "shows_processes"]
 
 log = structlog.get_logger("atrio.processes")
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
-_HAS_PROC: Final = sys.platform == "linux"
+
+
+def shows_processes(proc: Path = Path("/proc")) -> bool:
+    """Whether the system tells there what processes there are."""
+    return sys.platform == "linux" and (proc / "self" / "stat").exists()
+
+
+_HAS_PROC: Final = shows_processes()
 _GRACE_S: Final = 1.0
 _KILL_S: Final = 0.5
 """What of a budget is kept for killing, when it is too short for the whole grace."""

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from atrio_agent.tools import orphans
 from atrio_agent.tools.base import ToolFailed
 from atrio_agent.tools.capture import Capture
-from atrio_agent.tools.orphans import become_reaper
+from atrio_agent.tools.leftovers import end_leftovers
+from atrio_agent.tools.orphans import become_reaper, shows_processes
 from atrio_agent.tools.process import Directory, Ended, child_environment, child_path, run_command
 from command_rig import STUBBORN, Heard, exists, marked, mine, opener
 
@@ -298,3 +300,13 @@ async def test_nobody_elses_exit_status_is_taken(rig: Rig) -> None:
     processes = [ended_and_not_reaped(42), ended_and_not_reaped(43)]
     await rig("(setsid true &) & sleep 1000 &")
     assert [process.poll() for process in processes] == [42, 43]
+
+
+async def test_without_proc_commands_run_and_no_leftover_is_looked_for(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shows_processes() and not shows_processes(tmp_path)
+    monkeypatch.setattr(orphans, "_HAS_PROC", shows_processes(tmp_path))
+    monkeypatch.setattr(os, "scandir", lambda path: pytest.fail(f"{path} is not there"))
+    assert (await rig("echo said")).exit_code == 0
+    assert await end_leftovers("nobody") == 0
