@@ -90,7 +90,7 @@ async def test_a_server_that_agrees_and_stays_is_not_waited_for_for_ever(
     monkeypatch.setattr(stopping, "STOP_S", 0.2)
     async with serving(atrio, fake):
         monkeypatch.setenv("ATRIO_TOKEN", TOKEN)
-        with pytest.raises(Failure, match="`kill -9 4242` ends it at once") as failure:
+        with pytest.raises(Failure, match="`kill -9 4242` on its machine ends it at once") as failure:
             await stopping.stop_server(Target(server=atrio.environ["ATRIO_SERVER"]), if_idle=False)
     assert failure.value.code == Exit.TIMEOUT
 

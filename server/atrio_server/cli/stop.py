@@ -69,7 +69,8 @@ async def stop_server(target: Target, *, if_idle: bool) -> int:
                 break
             await trio.sleep(POLL_S)
     if waiting.cancelled_caught:
-        way_out = f"`kill -9 {info.pid}` ends it at once, and what was acknowledged is kept"
+        where = "" if found else " on its machine"
+        way_out = f"`kill -9 {info.pid}`{where} ends it at once, and what was acknowledged is kept"
         raise Failure(Exit.TIMEOUT, f"{who} has agreed to end and has not after {STOP_S:.0f} s; {way_out}")
     print_result(f"{who} has ended")
     return Exit.OK
