@@ -414,7 +414,9 @@ class Coordinator:
         at = trio.current_time()
         for session_id, held in list(self._held.items()):
             session = held.session
-            if session.inbox or session.stream.readers or session.profile.view().viewers or session_id in self._deleted:
+            profile = session.profile
+            is_read = session.stream.readers or profile.view().viewers
+            if session.inbox or is_read or profile.is_changing or session_id in self._deleted:
                 held.idle_since = at
             elif at - held.idle_since >= after_s:
                 del self._held[session_id]

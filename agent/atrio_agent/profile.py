@@ -83,6 +83,7 @@ class Profile:
         self._stream = stream
         self._activity = activity
         self._titled = False
+        self._is_titling = False
         self._closed = False
         self._storing: dict[str, _Storing] = {}
         self.row = row
@@ -110,6 +111,11 @@ class Profile:
         event = SessionUpdated(session=self.view())
         self._stream.publish(event)
         self._ground.stream.publish(event)
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a change is still being stored, or a title made: an errand has it that comes back to this object."""
+        return bool(self._storing) or self._is_titling
 
     def close(self) -> None:
         """Say nothing any more: the session is deleted, and an errand that is still out must not bring it back."""
@@ -175,7 +181,7 @@ class Profile:
     def want_title(self, prompt: tuple[ContentBlock, ...], model: Model) -> None:
         """Have the model name the session, once, in the background."""
         if not self._titled and not self.row.title_is_final and self.row.message_count <= 1:
-            self._titled = True
+            self._titled = self._is_titling = True
             self._ground.errands.start_soon(self._make_title, prompt, model, name="title")
 
     def count_message(self) -> None:
@@ -211,6 +217,8 @@ class Profile:
         except Exception:  # a bug must not reach the nursery, which is that of every session
             log.exception("no title", session=self.row.session_id)
             return
+        finally:
+            self._is_titling = False
         if title is not None and not self.row.title_is_final:
             self._change(title=self._ground.tools.redacted(title), title_is_final=True)
             self.refresh()

@@ -7,14 +7,15 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from atrio_agent.coordinator import UNLOAD_AFTER_S
+from atrio_agent import coordinator
+from atrio_agent.coordinator import UNLOAD_AFTER_S, UNLOAD_EARLY_S
 from atrio_agent.models.base import Finish, ModelEvent, ModelRequest, TextDelta
 from atrio_agent.snapshot import messages_page, take_snapshot
 from atrio_agent.store.base import DeleteSessions, PutSession, StoreFailed
 from atrio_agent.streams import REPLAY_EVENTS
 from atrio_agent.tools.redact import Redactor
 from atrio_agent.tools.registry import read_only_tools
-from atrio_protocol.errors import QueueFull, SessionBusy, SessionNotFound
+from atrio_protocol.errors import Overloaded, QueueFull, SessionBusy, SessionNotFound
 from atrio_protocol.events import Notice
 from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
 from core_rig import ALICE, BOB, Core, PlayedModel, events_of, open_core, terminals
@@ -212,6 +213,31 @@ async def test_a_session_that_works_is_never_let_go_of(autojump_clock: MockClock
         assert core.coordinator.loaded(core.session.session_id) is core.session
         core.gates.release("go")
         await run.done.wait()
+
+
+async def test_a_session_whose_title_is_being_made_or_stored_is_not_let_go_of(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes back to a session that was read again meanwhile would be written over what that one has."""
+    async with open_core(model=Titled(title="Late", after_s=UNLOAD_EARLY_S * 2)) as core:
+        session = await untitled(core)
+        await core.prompt("hello").done.wait()
+        await trio.sleep(UNLOAD_EARLY_S * 1.5)
+        with monkeypatch.context() as patched:
+            patched.setattr(coordinator, "MAX_LOADED", 1)
+            with pytest.raises(Overloaded):
+                await core.coordinator.new_session(title="one too many", model=None)
+        assert core.coordinator.loaded(session.session_id) is session
+        await trio.sleep(UNLOAD_EARLY_S)
+        assert session.profile.row.title == "Late"
+        core.disk.hold_commits()
+        change = session.profile.set_title_soon("stored late")
+        await trio.sleep(UNLOAD_AFTER_S * 1.5)
+        assert core.coordinator.loaded(session.session_id) is session
+        core.disk.open_gate()
+        await change.wait()
+        await trio.sleep(UNLOAD_AFTER_S * 1.5)
+        assert core.coordinator.loaded(session.session_id) is None
 
 
 async def test_a_cancel_of_what_is_mine_takes_nobody_elses_steer_along(autojump_clock: MockClock) -> None:
