@@ -26,8 +26,11 @@ __all__ = ["Page", "messages_page", "take_snapshot"]
 SNAPSHOT_BYTES: Final = 960 * 1024
 """What one snapshot may take: the newest messages get what the rest has left, and in any case one message."""
 
-WATCHED_TEXT_BYTES: Final = 256 * 1024
-"""Text of watched runs that one snapshot carries; `run/get` has what is left out."""
+WATCHED_BYTES: Final = 256 * 1024
+"""What watched runs may take of a snapshot before they are told without what is large in them; `run/get` has that."""
+
+_BARE_PROMPT_CHARS: Final = 32
+"""What is left of a watched run's prompt where there is no room for more."""
 
 
 class Page(NamedTuple):
@@ -63,19 +66,19 @@ async def take_snapshot(
         stored_below = session.scribe.stored_below
         view = session.profile.view()
         todos, permissions = session.todos, lean_permissions(session.permissions())
-        runs = list(runs_within(session.inbox.announced, RUNS_BYTES))
+        runs = runs_within(session.inbox.announced, RUNS_BYTES)
         over = [
             run_id for run_id in dict.fromkeys(watch) if session.inbox.knows(run_id) and not session.inbox.find(run_id)
         ]
-        text_bytes = 0
+        watched: list[Run] = []
+        watched_bytes = 0
         for run_id in over:
             stored = await store.run(run_id)
             if stored is not None and stored.session_id == session.session_id and stored.state == "completed":
-                text_bytes += 0 if stored.text is UNSET else len(stored.text.encode())
-                runs.append(_as_watched(stored, with_text=text_bytes <= WATCHED_TEXT_BYTES))
-        beside_bytes = len(msgspec.json.encode((todos, permissions))) + sum(
-            len(msgspec.json.encode(run)) for run in runs
-        )
+                told, size_bytes = _as_watched(stored, WATCHED_BYTES - watched_bytes)
+                watched.append(told)
+                watched_bytes += size_bytes
+        beside_bytes = watched_bytes + len(msgspec.json.encode((todos, permissions, runs)))
         room_bytes = min(PAGE_BYTES, SNAPSHOT_BYTES - beside_bytes)
         page = await _page(store, session.session_id, live, stored_below, history_limit, room_bytes)
         if not cursor.lagged:
@@ -84,7 +87,7 @@ async def take_snapshot(
                 messages=page.messages,
                 more=page.more,
                 todos=todos,
-                runs=tuple(runs),
+                runs=(*runs, *watched),
                 permissions=permissions,
             )
 
@@ -114,5 +117,15 @@ async def _page(
     return Page(stored.messages + tuple(kept), more=stored.more)
 
 
-def _as_watched(run: Run, *, with_text: bool) -> Run:
-    return msgspec.structs.replace(run, prompt=UNSET, text=run.text if with_text else UNSET)
+def _as_watched(run: Run, room_bytes: int) -> tuple[Run, int]:
+    """A run with as much of it as there is room for, and what it takes."""
+    whole = msgspec.structs.replace(run, prompt=UNSET)
+    textless = msgspec.structs.replace(whole, text=UNSET)
+    bare = msgspec.structs.replace(
+        textless, prompt_text=run.prompt_text[:_BARE_PROMPT_CHARS], attachments=(), meta=UNSET
+    )
+    for told in (whole, textless):
+        size_bytes = len(msgspec.json.encode(told))
+        if size_bytes <= room_bytes:
+            return told, size_bytes
+    return bare, len(msgspec.json.encode(bare))

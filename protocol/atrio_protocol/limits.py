@@ -23,6 +23,7 @@ __all__ = [
     "MAX_QUEUED_PER_SESSION",
     "MAX_USER_NAME_CHARS",
     "MAX_WAITING",
+    "MAX_WATCHED",
     "PAGE_BYTES",
     "PAGE_LIMIT_MAX",
     "PERMISSIONS_BYTES",
@@ -51,6 +52,9 @@ MAX_IN_FLIGHT: Final = 64
 
 MAX_WAITING: Final = 1_000
 """Requests of one connection that may wait by design (`run/wait` and the like)."""
+
+MAX_WATCHED: Final = 1_000
+"""Runs that one attachment may watch."""
 
 MAX_ATTACHMENTS: Final = 1_024
 """Streams that one connection may read at a time."""

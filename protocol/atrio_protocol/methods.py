@@ -17,6 +17,7 @@ from atrio_protocol.limits import (
     HISTORY_LIMIT_MAX,
     MAX_ID_CHARS,
     MAX_USER_NAME_CHARS,
+    MAX_WATCHED,
     PAGE_LIMIT_MAX,
 )
 from atrio_protocol.struct import UNSET, Positive, UnsetType, Whole, WireStruct
@@ -300,7 +301,7 @@ class ClientListResult(WireStruct, kw_only=True):
 class AttachParams(SessionParams, kw_only=True):
     after: Position | None | UnsetType = UNSET
     history_limit: HistoryLimit = HISTORY_LIMIT_DEFAULT
-    watch: tuple[str, ...] = ()
+    watch: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_WATCHED)] = ()
 
 
 class SessionSnapshot(WireStruct, kw_only=True):

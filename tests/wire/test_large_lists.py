@@ -53,6 +53,23 @@ async def test_a_full_queue_of_long_prompts_in_four_byte_characters_fits_a_frame
         await wire.call("session/cancel", sessionId=session, wait=True)
 
 
+async def test_many_watched_runs_fit_a_frame_whatever_was_sent_along_with_them(bench: Harness) -> None:
+    async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
+        session = await new_session(wire, workspace)
+        runs = [f"m{number}" for number in range(40)]
+        for number, run_id in enumerate(runs):
+            told = {"key": "x" * (500_000 if number % 20 == 3 else 10)}
+            await wire.prompt(session, FOUR_BYTES * 3000, runId=run_id, _meta=told)
+            await wire.completed(session, run_id)
+        attached = await wire.attach(session, watch=runs)
+        assert frame_bytes(attached) < FRAME_BYTES
+        snapshot = attached["snapshot"]
+        assert [(run["runId"], run["stopReason"]) for run in snapshot["runs"]] == [(each, "end_turn") for each in runs]
+        assert snapshot["messages"] and "text" in snapshot["runs"][0] and "text" not in snapshot["runs"][3]
+        refused = await wire.refused("session/attach", sessionId=session, watch=[f"r{at}" for at in range(1_001)])
+        assert (refused.kind, refused.data["path"]) == ("invalid_params", "/watch")
+
+
 async def test_a_full_queue_of_ordinary_prompts_is_told_whole(bench: Harness) -> None:
     async with bench.serve(model=bench.script(GATED, PLAIN)) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
