@@ -210,6 +210,7 @@ class Writer:
         failed = sum(error is not None for error in errors)
         self._measures.committed(time.monotonic() - began, failed=failed)
         kept: list[_Queued] = []
+        why: StoreFailed | None = None
         for queued, error in zip(batch, errors, strict=True):
             if queued.commit is not None:
                 queued.commit.settle(error)
@@ -217,10 +218,11 @@ class Writer:
                 log.error("write dropped: it can never be stored", reason=str(error))
             elif error is not None:
                 kept.append(queued)
+                why = why or error
         self._in_work = []
         self._note_outcome(errors)
         self._keep(kept)
-        self._tell_of_kept(next((error for error in errors if error is not None), None) if kept else None)
+        self._tell_of_kept(why)
 
     async def _applied(self, calls: Sequence[Call]) -> Sequence[StoreFailed | None]:
         try:

@@ -198,6 +198,24 @@ async def test_what_is_refused_for_good_is_not_tried_again(backend: Backend, aut
     assert backend.ops == [append("m1", "b")]
 
 
+async def test_what_is_told_of_text_that_is_kept_is_why_it_is_and_not_why_another_write_was_refused(
+    backend: Backend, autojump_clock: MockClock
+) -> None:
+    class Choosy(Backend):
+        async def apply(self, calls: Sequence[Call]) -> Sequence[StoreFailed | None]:
+            await trio.lowlevel.checkpoint()
+            return [WriteRefused("its session is gone"), StoreFailed("the disk is full")] if len(calls) == 2 else [None]
+
+    told: list[str | None] = []
+    async with open_writer(Choosy(), tell=lambda why: told.append(why and str(why))) as writer:
+        refused = writer.write_soon((put("m0"),))
+        writer.write_later((put("m1"),))
+        with pytest.raises(WriteRefused):
+            await refused.wait()
+        await trio.sleep(5)
+    assert told == ["the disk is full", None]
+
+
 async def test_a_bug_in_the_store_fails_its_batch_and_not_the_writer(
     backend: Backend, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
