@@ -51,10 +51,10 @@ class KnownSecrets:
 
     def add(self, secrets: Iterable[str]) -> None:
         """Know these from now on, wherever nobody says whose they are."""
-        known = self._all | {spelling for secret in secrets for spelling in _spellings(secret)}
-        if known != self._all:
-            self._all = known
-            self._redactor = Redactor(known)
+        more = {spelling for secret in secrets for spelling in _spellings(secret)} - self._all
+        if more:
+            self._all |= more
+            self._redactor.learn(more)
 
     def text(self, text: str) -> str:
         """The text without any of them."""

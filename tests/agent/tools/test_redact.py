@@ -1,5 +1,7 @@
 """A secret of the server is in nothing that a change shows."""
 
+from hashlib import sha256
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,3 +110,19 @@ def test_a_long_text_is_looked_through_as_well_as_a_short_one(pieces: list[str])
     padding = "\N{GRINNING FACE}." * 3000
     for shift in range(3):  # wherever its pieces stand in the blocks of the long way
         assert redactor.text(padding + "y" * shift + text) == padding + redactor.text("y" * shift + text)
+
+
+def test_a_piece_is_found_wherever_it_stands_by_one_who_learnt_many_secrets() -> None:
+    secrets = [sha256(str(number).encode()).hexdigest() for number in range(500)]
+    at_once, bit_by_bit = Redactor([*secrets, KEY, TOKEN]), Redactor([TOKEN])
+    for secret in (KEY, *secrets):
+        bit_by_bit.learn([secret])
+    assert bit_by_bit.secrets == at_once.secrets
+    for before in range(9):  # wherever it stands in the blocks of the text
+        for start in range(0, len(KEY) - 15, 5):
+            for filler in (".", "\N{GRINNING FACE}"):
+                said = f"{filler * before}{KEY[start : start + 16]}!"
+                assert bit_by_bit.text(said) == at_once.text(said) == f"{filler * before}{REDACTED}!"
+    for told in (f"{secrets[7]}", f"{secrets[7][:40]} {TOKEN}", "no secret"):
+        assert bit_by_bit.text(told) == at_once.text(told)
+        assert TOKEN not in at_once.text(told) and secrets[7][:16] not in at_once.text(told)
