@@ -262,7 +262,8 @@ class _Door:
         try:
             return self._check(head, body, local_address)
         except Refused as exc:
-            if exc.status != HTTPStatus.UNAUTHORIZED:
+            # Who brings no token gets no other answer by a look, and could have the disk looked at for nothing.
+            if exc.status != HTTPStatus.UNAUTHORIZED or not _may_bring_token(head):
                 raise
         await self.look_again()
         return self._check(head, body, local_address)
@@ -339,6 +340,10 @@ class _Door:
             log.exception("door.socket_failed", error_id=error_id)
             return 1011, f"internal error {error_id}"
         return 1000, None
+
+
+def _may_bring_token(head: Head) -> bool:
+    return any(head.values(name) for name in (b"authorization", b"sec-websocket-protocol"))
 
 
 async def _say(stream: GuardedStream, last_words: bytes) -> None:

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from atrio_server.service import Running
 from atrio_server.token import TOKEN_FILE, fresh_token, rotate_token
 from atrio_server.token_store import TOKENS_FILE, revoke_token
+from atrio_server.token_watch import TokenWatch
 from wire.client import Wire, connect
 from wire.conftest import LIMIT_S, Harness
 from wire.http import http
@@ -22,6 +23,13 @@ from wire.steps import GATED, PLAIN, new_session
 from wire.tokens import make_token, post, until_it_works
 
 Json = dict[str, Any]
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 
 
 async def works(running: Running, token: str) -> bool:
@@ -38,10 +46,7 @@ async def handshake(running: Running, token: str) -> int:
     lines = [
         "GET /v1/ws HTTP/1.1",
         f"Host: {host}:{port}",
-        "Connection: Upgrade",
-        "Upgrade: websocket",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *(f"{name}: {value}" for name, value in UPGRADE.items()),
         f"Authorization: Bearer {token}",
     ]
     async with await trio.open_tcp_stream(host, int(port)) as stream:
@@ -74,6 +79,26 @@ async def test_a_token_made_while_the_server_runs_works_without_a_restart(bench:
         second = make_token(bench, "observe")
         assert await works(running, second)
         assert await works(running, first) and await works(running, running.token)
+
+
+async def test_the_files_are_looked_at_for_somebody_with_an_unknown_token_and_for_nobody_without_one(
+    bench: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[TokenWatch] = []
+
+    async def look_again(watch: TokenWatch) -> None:
+        looks.append(watch)
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(TokenWatch, "look_again", look_again)
+    async with bench.serve() as running:
+        for path in ("/", "/metrics", "/v1/rpc", "/v1/ws"):
+            assert (await http(running.http, "GET", path)).status == 401
+        assert looks == []
+        assert await handshake(running, "A" * 43) == 401
+        offers = {"Sec-WebSocket-Protocol": f"atrio.v1, atrio.token.{'A' * 43}", **UPGRADE}
+        assert (await http(running.http, "GET", "/v1/ws", headers=offers)).status == 401
+        assert len(looks) == 2
 
 
 async def test_the_sockets_of_a_revoked_token_are_closed_and_its_runs_go_on(bench: Harness) -> None:
