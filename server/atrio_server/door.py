@@ -270,12 +270,12 @@ class _Door:
 
     def _check(self, head: Head, body: Body, local_address: str) -> tuple[Identity | None, bool]:
         """Who sends this, and whether it becomes a WebSocket; in the order that the contract asks for."""
-        speaks_socket = head.path in SOCKET_PATHS
-        is_upgrade = asks_upgrade(head, may=speaks_socket, rest=body.rest)
         if not self.access.check_host(head.host, local_address=local_address):
             raise Refused(403, "foreign_host", "this server does not go by the name in Host; see --allow-host")
         if head.origin is not None and not self.access.check_origin(head.origin, local_address=local_address):
             raise Refused(403, "foreign_origin", "a page of another site may not ask this; see --allow-origin")
+        speaks_socket = head.path in SOCKET_PATHS
+        is_upgrade = asks_upgrade(head, may=speaks_socket, rest=body.rest)
         identity = self._identify(head, is_upgrade=is_upgrade)
         if identity is None and not (head.path in PUBLIC_PATHS and head.method in {"GET", "HEAD"}):
             raise Refused(

@@ -290,6 +290,8 @@ def open_private(path: Path, flags: int) -> int:
     except OSError as exc:
         if path.is_symlink():
             raise StateDirUnsafe(f"{path} is a link; delete it and look for who put it there") from None
+        if exc.errno == errno.EISDIR:
+            raise StateDirUnsafe(f"{path} is a directory; move it away and look for who put it there") from None
         raise exc from None
     info = os.fstat(file)
     if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():

@@ -115,6 +115,13 @@ async def test_a_pipe_in_the_place_of_the_lock_does_not_hang(tmp_path: Path) -> 
             pass
 
 
+async def test_a_directory_in_the_place_of_a_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(StateDirUnsafe, match="is a directory; move it away"):
+        async with open_state_dir(tmp_path):
+            pass
+
+
 async def test_commands_find_a_server_exactly_while_it_is_ready(tmp_path: Path) -> None:
     assert running_server(tmp_path / "nothing") is None
     async with open_state_dir(tmp_path) as state:

@@ -153,7 +153,9 @@ async def test_a_foreign_origin_is_refused_on_every_path_also_with_a_good_token(
                 answer = await door.ask(door.head(path, line, method=method, token=token))
                 assert (answer.status, answer.json["error"]) == (403, "foreign_origin"), (path, method)
                 assert not [name for name, _ in answer.headers if name.startswith("access-control")]
-    assert (await door.ask(door.handshake(line))).status == 403
+    for path in (*PATHS, "/acp"):
+        answer = await door.ask(door.handshake(line, path=path))
+        assert (answer.status, answer.json["error"]) == (403, "foreign_origin"), path
 
 
 @pytest.mark.parametrize("host", FOREIGN_HOSTS)
@@ -166,7 +168,9 @@ async def test_a_foreign_host_is_refused_on_every_path_also_with_a_good_token(do
     for path in PATHS:
         answer = await door.ask(with_host(door.head(path, token=TOKEN)))
         assert (answer.status, answer.json["error"]) == (403, "foreign_host"), path
-    assert (await door.ask(with_host(door.handshake()))).status == 403
+    for path in (*PATHS, "/acp"):
+        answer = await door.ask(with_host(door.handshake(path=path)))
+        assert (answer.status, answer.json["error"]) == (403, "foreign_host"), path
 
 
 async def test_a_page_that_rebinds_its_name_to_us_is_refused(door: DoorRig) -> None:
