@@ -106,23 +106,22 @@ class Round:
         who = str(uuid.UUID(int=self.rng.getrandbits(128)))
         while True:
             client: Client | None = None
-            last = not self.cutting
             try:
                 async with open_client(
                     self.rig.history, self.server, name=f"reader{number}", client_id=who, dial=proxy.dial
                 ) as client:
-                    await self._work(client, reader, who, last=last)
+                    await self._work(client, reader, who)
                     return
             except Gone:
                 if client is not None:
                     reader.learn(client)
 
-    async def _work(self, client: Client, reader: "Reader", who: str, *, last: bool) -> None:
-        """One connection of a client. It ends with `Gone`, but for the ``last``, which nobody cuts."""
+    async def _work(self, client: Client, reader: "Reader", who: str) -> None:
+        """One connection of a client. It ends with `Gone`, but for the last, which nobody cuts."""
         await client.call("session/attach", sessionId=reader.session, **reader.place)
         for run_id in reader.unanswered:
             await self._prompt(client, reader, run_id)
-        while not last:
+        while self.cutting:
             if len(reader.open) < AT_ONCE:
                 run_id = f"{who[:8]}-{len(self.runs)}"
                 self.runs.append(run_id)
