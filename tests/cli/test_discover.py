@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from atrio_process import Atrio, Done
-from atrio_server.statedir import running_server
+from atrio_server.statedir import lock_holder, running_server
 
 
 @asynccontextmanager
@@ -65,6 +65,8 @@ async def test_sixteen_commands_at_once_start_one_server(atrio: Atrio) -> None:
 
 async def test_a_command_waits_for_a_server_that_somebody_else_is_starting(atrio: Atrio) -> None:
     async with atrio.started("serve", "--port", "0") as server:
+        while lock_holder(atrio.state_dir) is None:  # noqa: ASYNC110  told to nobody
+            await trio.sleep(0.01)
         done = await atrio("run", "-q", "help")
         assert done.code == 0
         await server.read_out("ready")
