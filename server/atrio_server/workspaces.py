@@ -131,15 +131,19 @@ class Workspaces:
             RunNotFound: No workspace can have it.
             ServerClosing, StorageUnavailable: It cannot be looked for now.
         """
+        shadow: Workspace | None = None
         for workspace in self.all():
             # Looked for here first: a run may be accepted and not yet be in the index.
-            if (
-                _sees(only, workspace.workspace_id)
-                and workspace.state != "closed"
-                and workspace.coordinator.find_open_run(run_id) is not None
-            ):
+            if not _sees(only, workspace.workspace_id) or workspace.state == "closed":
+                continue
+            run = workspace.coordinator.find_open_run(run_id)
+            if run is None:
+                continue
+            if only is not None or not run.private_id:
                 return workspace
+            shadow = workspace  # it takes nothing from the workspace that had this id before, if there is one
         workspace = await self._known(await self._claimant(run_id) if only is None else only.workspace_id, only)
+        workspace = workspace or shadow
         if workspace is None:
             raise RunNotFound(f"There is no run {run_id!r}.", runId=run_id)
         return workspace

@@ -241,6 +241,23 @@ async def test_a_run_id_that_is_in_use_elsewhere_is_as_good_as_any(bench: Harnes
         ).kind == ("idempotency_conflict")
 
 
+async def test_a_run_does_not_stand_before_the_one_elsewhere_that_had_its_id_first(bench: Harness) -> None:
+    token = make_token(bench, *SCOPES, workspace=bench.directory)
+    async with bench.serve(model=bench.script(*TURNS)) as running, connect(running.ws, running.token) as owner:
+        other = await furnish(owner, bench.root / "other", "canary")
+        async with connect(running.ws, token) as wire:
+            workspace = (await wire.call("workspace/open", path=str(bench.directory)))["workspace"]["workspaceId"]
+            session = await new_session(wire, workspace)
+            for run_id, first in ((other.run, other.session), (other.gated, other.session), ("free", session)):
+                await owner.call("test/hold", point="run.start", sessionId=session)
+                await wire.call("session/prompt", **wire.prompt_params(session, "x", runId=run_id))
+                for method, params in (("run/get", {}), ("run/wait", {"timeoutMs": 1})):
+                    assert (await owner.call(method, runId=run_id, **params))["run"]["sessionId"] == first
+                    assert (await wire.call(method, runId=run_id, **params))["run"]["sessionId"] == session
+                await owner.call("test/release", gate="run.start")
+                await wire.completed(session, run_id)
+
+
 async def test_in_its_workspace_it_can_do_whatever_its_scopes_are_for(bench: Harness) -> None:
     token = make_token(bench, *SCOPES, workspace=bench.directory)
     async with bench.serve(model=bench.script(*TURNS)) as running, connect(running.ws, running.token) as owner:
