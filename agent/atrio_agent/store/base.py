@@ -391,6 +391,11 @@ class Store(Protocol):
         """
         ...
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something could not be written so far: queries do not know of it, and it is tried again."""
+        ...
+
     def set_close_deadline(self, at: float) -> None:
         """Say by when (Trio's clock) closing must be over; six seconds after its beginning if never called.
 

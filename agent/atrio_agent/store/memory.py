@@ -147,6 +147,10 @@ class MemoryStore:
     def write_later(self, *ops: Op) -> None:
         self._writer.write_later(ops)
 
+    @property
+    def is_behind(self) -> bool:
+        return self._writer.is_behind
+
     def set_close_deadline(self, at: float) -> None:
         self._writer.set_close_deadline(at)
 

@@ -127,6 +127,11 @@ class Writer:
             self._queue.append(_Queued(call, None))
             self._collect(sum(len(op.text) for op in call if isinstance(op, AppendText)))
 
+    @property
+    def is_behind(self) -> bool:
+        """Something could not be written so far, and is tried again."""
+        return self._told
+
     def set_close_deadline(self, at: float) -> None:
         """Say by when (Trio's clock) closing must be over; also while it is under way."""
         self._close_deadline = at

@@ -18,6 +18,7 @@ from atrio_agent.tools.registry import read_only_tools
 from atrio_protocol.errors import Overloaded, QueueFull, SessionBusy, SessionNotFound
 from atrio_protocol.events import Notice
 from atrio_protocol.limits import MAX_QUEUED_PER_SESSION
+from atrio_protocol.things import Usage
 from core_rig import ALICE, BOB, Core, PlayedModel, events_of, open_core, terminals
 
 GATED = {"match": "gated", "responses": [[{"say": "some "}, {"gate": "go"}, {"say": "more"}]]}
@@ -189,6 +190,21 @@ async def test_a_session_that_is_deleted_while_it_is_loaded_is_not_found(autojum
         # Whoever got it before the deletion has it; who was on the way is told that there is none.
         assert all(one is None or one.session_id == session_id for one in found)
         assert len(found) == 8
+
+
+async def test_no_session_is_let_go_of_while_something_of_it_cannot_be_stored(autojump_clock: MockClock) -> None:
+    async with open_core() as core:
+        session_id = core.session.session_id
+        core.disk.fail_commits(int(UNLOAD_AFTER_S * 3))  # one try a second
+        core.session.profile.count_beside(Usage(input_tokens=7))
+        await trio.sleep(UNLOAD_AFTER_S * 2)
+        assert core.store.is_behind
+        assert await core.coordinator.session(session_id) is core.session
+        await trio.sleep(UNLOAD_AFTER_S * 3)
+        assert not core.store.is_behind
+        again = await core.coordinator.session(session_id)
+        assert again is not core.session
+        assert again.profile.row.usage.input_tokens == 7
 
 
 async def test_an_idle_session_is_let_go_of_and_read_again(autojump_clock: MockClock) -> None:
