@@ -253,7 +253,8 @@ class Session:
             try:
                 await self.hold("run.start", run)
                 await self.in_order()
-                outcome = await self._start(run)
+                if not run.scope.cancel_called:  # as by an interrupt that was told since the run was taken
+                    outcome = await self._start(run)
             except RunError as exc:
                 outcome = Outcome("error", exc.to_object())
             except WireError as exc:  # the model was there when the prompt was accepted, and is not any more

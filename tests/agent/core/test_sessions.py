@@ -296,6 +296,18 @@ async def test_interrupts_go_first_each_by_its_number(autojump_clock: MockClock)
         assert [name for name, _ in ends] == ["first", "i1", "i2", "q1", "steer"]
 
 
+async def test_a_run_that_is_interrupted_in_the_moment_of_its_start_never_starts(autojump_clock: MockClock) -> None:
+    async with open_core(PLAIN) as core:
+        core.gates.hold("run.start", core.session.session_id)
+        run = core.prompt("taken")
+        await core.gates.wait_for("run.start", 1)
+        core.gates.release("run.start")
+        assert core.session.inbox.cancel(by=ALICE).runs == (run,)  # it has been let go on, and does not know yet
+        await run.done.wait()
+        assert terminals(core.events) == [(run.run_id, "cancelled")]
+        assert "run.started" not in {event["type"] for event in core.events}
+
+
 async def test_a_full_queue_and_a_busy_session_refuse_and_reserve_nothing(autojump_clock: MockClock) -> None:
     async with open_core(GATED) as core:
         core.prompt("gated")
