@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from atrio_agent.coordinator import MAX_LOADED
 from atrio_agent.streams import RINGS_BYTES
 from door_rig import DoorClient
 from wire.client import Wire, connect
@@ -35,8 +36,10 @@ LOST_S = 5.0
 """In seconds of this process, which stand still when the machine does: see `patiently`."""
 
 SETTLED_S = 30.0
-GROWTH_BYTES = RINGS_BYTES + 64 * 1024 * 1024
-"""How much more memory a server may have after any attack than when it was warm: full rings, and some."""
+SESSION_BYTES = 20 * 1024
+GROWTH_BYTES = RINGS_BYTES + MAX_LOADED * SESSION_BYTES + 64 * 1024 * 1024
+"""How much more memory a server may have after any attack than when it was warm: full rings, all the sessions that it
+may have loaded, and some."""
 
 THREADS_MORE = 16
 """Threads that wait for more work end after ten seconds, which no test waits for."""
