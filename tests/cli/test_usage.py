@@ -93,6 +93,7 @@ async def test_a_wrong_use_is_told_in_one_sentence(atrio: Atrio, words: tuple[st
     assert said in done.err
     assert done.err.startswith("atrio: ")
     assert done.err.count("\n") == 1
+    assert not (atrio.state_dir / "server.json").exists()  # no server is started for it
 
 
 async def test_help_names_what_a_command_takes_and_what_keys_do(atrio: Atrio) -> None:

@@ -136,15 +136,16 @@ def revoke(
     target: Target = OWN_SERVER,
 ) -> int:
     """Take back what was allowed for good. What runs already goes on."""
+    from atrio_server.cli.failure import Exit, Failure
+
+    shows = "`atrio permissions grants` shows what was allowed"
+    if not grant:
+        raise Failure(Exit.USAGE, f"name what to take back; {shows}")
 
     async def work(client: "Client") -> int:
         from atrio_protocol.errors import PermissionNotFound
         from atrio_protocol.methods import PermissionRevokeParams
-        from atrio_server.cli.failure import Exit, Failure
 
-        shows = "`atrio permissions grants` shows what was allowed"
-        if not grant:
-            raise Failure(Exit.USAGE, f"name what to take back; {shows}")
         for grant_id in grant:
             try:
                 await client.call("permission/revoke", PermissionRevokeParams(grant_id=grant_id))
