@@ -4,7 +4,7 @@ import random
 
 from door_rig import DoorClient
 
-__all__ = ["mutated_request"]
+__all__ = ["mutated_request", "with_accident"]
 
 SPLICES = (
     b"\r\n",
@@ -55,7 +55,7 @@ def mutated_request(victim: DoorClient, chance: random.Random) -> bytes:
     """A good request after up to five accidents, and perhaps with something behind it."""
     data = bytearray(_good_request(victim, chance))
     for _ in range(chance.randint(0, 5)):
-        data = _with_accident(data, chance) or bytearray(b"x")
+        data = with_accident(data, chance) or bytearray(b"x")
     return bytes(data) + chance.choice(TAILS)
 
 
@@ -67,9 +67,7 @@ def _good_request(victim: DoorClient, chance: random.Random) -> bytes:
         case 0:
             return victim.head("/v1/rpc", *rpc, method="POST", token=token) + body
         case 1:
-            path = chance.choice(
-                ["/v1/health", "/v1/version", "/v1/schema.json", "/metrics", "/", "/v1/ws", "/nothing"]
-            )
+            path = chance.choice(PATHS)
             return victim.head(path, token=token, method=chance.choice(["GET", "HEAD", "OPTIONS", "POST", "DELETE"]))
         case 2:
             return victim.handshake(f"Sec-WebSocket-Protocol: atrio.v1, atrio.token.{token}", token=None)
@@ -77,7 +75,8 @@ def _good_request(victim: DoorClient, chance: random.Random) -> bytes:
             return victim.handshake(token=token)
 
 
-def _with_accident(data: bytearray, chance: random.Random) -> bytearray:
+def with_accident(data: bytearray, chance: random.Random) -> bytearray:
+    """The bytes after one accident, at any place or to any line."""
     at = chance.randrange(len(data))
     lines = bytes(data).split(b"\r\n")
     match chance.randrange(9):

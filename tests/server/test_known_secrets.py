@@ -1,9 +1,7 @@
 """What a server knows to be secret: its own for everybody, each workspace's for the log, in all spellings of a line."""
 
 import json
-import logging
 import os
-from collections.abc import Generator
 from pathlib import Path
 from typing import Literal
 
@@ -25,15 +23,7 @@ TOKEN = "tok-0canary1-ABCDEFGHIJKLMNOPQRSTUVWXYZabcdef"
 PASSWORD = 'pä"ss\\wörd-0canary2'
 
 
-@pytest.fixture(autouse=True)
-def configuration() -> Generator[None]:
-    """Leave logging as it was found."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("logging_as_found")
 
 
 def test_what_a_workspace_adds_is_known_but_is_not_the_servers_own() -> None:

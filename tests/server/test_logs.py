@@ -22,15 +22,7 @@ from atrio_server.logs import ERRORS_PER_MINUTE, LINE_CHARS, NOTES_PER_MINUTE, L
 log = structlog.get_logger("atrio.test")
 
 
-@pytest.fixture(autouse=True)
-def configuration() -> Generator[None]:
-    """Leave logging as it was found."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+pytestmark = pytest.mark.usefixtures("logging_as_found")
 
 
 @pytest.fixture

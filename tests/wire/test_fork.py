@@ -4,10 +4,10 @@ import json
 import sqlite3
 from typing import Any
 
-from atrio_agent.store.base import Commit, ForkSession, StoreFailed
+from atrio_agent.store.base import ForkSession
 from wire.client import connect
 from wire.conftest import Harness
-from wire.steps import PLAIN, new_session, rows, shape
+from wire.steps import PLAIN, new_session, rows, shape, unstorable
 
 READING = {
     "match": "^read",
@@ -95,21 +95,11 @@ async def test_a_fork_names_a_session_and_a_message_that_are_there(bench: Harnes
         assert (empty["messageCount"], empty["title"]) == (0, "New session")
 
 
-async def test_a_fork_that_cannot_be_stored_is_not_there(bench: Harness, monkeypatch: Any) -> None:
+async def test_a_fork_that_cannot_be_stored_is_not_there(bench: Harness) -> None:
     async with bench.serve(model=bench.script(PLAIN)) as running, bench.open(running) as (wire, workspace):
         source = await new_session(wire, workspace)
         store = running.server.workspaces.get(workspace).store
-        write_soon = type(store).write_soon
-
-        def full(self: Any, *ops: Any) -> Commit:
-            if not any(isinstance(op, ForkSession) for op in ops):
-                return write_soon(self, *ops)
-            commit = Commit()
-            commit.settle(StoreFailed("the disk is full"))
-            return commit
-
-        with monkeypatch.context() as patch:
-            patch.setattr(type(store), "write_soon", full)
+        with unstorable(store, ForkSession):
             assert (await wire.refused("session/fork", sessionId=source)).kind == "storage_unavailable"
         assert len((await wire.call("session/list", workspaceId=workspace))["sessions"]) == 1
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from atrio_agent.store.base import Commit, DropGrant, StoreFailed
+from atrio_agent.store.base import DropGrant
 from wire.client import Wire
 from wire.conftest import Harness
 from wire.questions import answer, asked, asking, rpc, write
-from wire.steps import new_session
+from wire.steps import new_session, unstorable
 
 Json = dict[str, Any]
 
@@ -107,22 +107,12 @@ async def test_a_grant_that_is_taken_back_during_its_call_ends_nothing_that_runs
         assert (await wire.completed(session, "r1"))["text"] == "done"
 
 
-async def test_a_grant_that_cannot_be_taken_back_holds_until_it_can_be(bench: Harness, monkeypatch: Any) -> None:
+async def test_a_grant_that_cannot_be_taken_back_holds_until_it_can_be(bench: Harness) -> None:
     async with bench.serve(model=bench.script(*TURNS)) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
         grant = await granted(wire, session)
         store = running.server.workspaces.get(workspace).store
-        write_soon = type(store).write_soon
-
-        def full(self: Any, *ops: Any) -> Commit:
-            if not any(isinstance(op, DropGrant) for op in ops):
-                return write_soon(self, *ops)
-            commit = Commit()
-            commit.settle(StoreFailed("the disk is full"))
-            return commit
-
-        with monkeypatch.context() as patch:
-            patch.setattr(type(store), "write_soon", full)
+        with unstorable(store, DropGrant):
             assert (await wire.refused("permission/revoke", grantId=grant["grantId"])).kind == "storage_unavailable"
         assert await grants(wire, session) == [grant]
         assert await unasked(wire, session, "two")

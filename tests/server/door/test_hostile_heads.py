@@ -10,6 +10,7 @@ import random
 import pytest
 import trio
 
+from attack.mutations import with_accident
 from door_rig import WAIT_S, DoorRig, read_answer
 from hostile_heads import ATTACKS
 
@@ -54,21 +55,7 @@ def mutated(handshake: bytes, chance: random.Random) -> bytes:
     """The handshake after one to four small accidents."""
     data = bytearray(handshake)
     for _ in range(chance.randint(1, 4)):
-        at = chance.randrange(len(data))
-        match chance.randrange(6):
-            case 0:
-                data[at] = chance.randrange(256)
-            case 1:
-                data.insert(at, chance.randrange(256))
-            case 2:
-                del data[at : at + chance.randint(1, 12)]
-            case 3:
-                data[at:at] = data[at : at + chance.randint(1, 60)]
-            case 4:
-                data[at:at] = chance.choice([b"\r\n", b"\n", b"\0", b"\xff", b": ", b",", b"Upgrade: h2c\r\n", b" "])
-            case _:
-                data[at] ^= 1 << chance.randrange(8)
-        data = data or bytearray(b"x")
+        data = with_accident(data, chance) or bytearray(b"x")
     return bytes(data)
 
 
