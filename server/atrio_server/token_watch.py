@@ -27,7 +27,7 @@ from atrio_server.token_files import TokenFileUnsafe
 from atrio_server.token_store import TOKENS_FILE, TokenRecord, identities_of, list_tokens
 from atrio_server.web import TokenEnded
 
-__all__ = ["POLICY", "POLL_S", "Guests", "TokenWatch"]
+__all__ = ["POLICY", "POLL_S", "UNREADABLE", "Guests", "TokenWatch"]
 
 POLL_S: Final = 0.25
 """How often the files are looked at, and those whose token has expired are sent away."""
@@ -42,6 +42,7 @@ POLICY: Final = 1008
 """Close code for sockets whose token has ended."""
 
 UNREADABLE: Final = "the server cannot read which tokens there are"
+"""Why a socket is closed whose token was in a file that cannot be believed any more."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger("atrio.tokens")
 
