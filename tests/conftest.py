@@ -30,9 +30,9 @@ settings.load_profile("atrio")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of the random tests in tests/torture and tests/attack."""
+    """Options of the random tests: those that take the `scale` fixture."""
     group = parser.getgroup("atrio")
-    group.addoption("--long", action="store_true", help="try the random tests at full length (an hour or more)")
+    group.addoption("--long", action="store_true", help="the random tests alone, at full length (an hour or more)")
     group.addoption("--seed", type=int, default=1, help="seed of the random tests; the default is 1")
 
 
@@ -40,6 +40,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def scale(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> Scale:
     """How much to try, and the random numbers to try it with."""
     return Scale(pytestconfig.option.seed, pytestconfig.option.long, record_property)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """At full length, leave out what would only do once more what every run does."""
+    if config.option.long:
+        by_scale: dict[bool, list[pytest.Item]] = {True: [], False: []}
+        for item in items:
+            by_scale["scale" in getattr(item, "fixturenames", ())].append(item)
+        config.hook.pytest_deselected(items=by_scale[False])
+        items[:] = by_scale[True]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

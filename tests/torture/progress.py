@@ -1,4 +1,4 @@
-"""Says now and then how far a long test has come, past what pytest keeps to itself.
+"""Says now and then how far a long test has come, where pytest does not keep it to itself (`-s`).
 
 A test at full length takes minutes or an hour, and nobody should have to wonder
 whether it still goes on. In the short mode nothing is said.

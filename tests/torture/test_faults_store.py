@@ -26,13 +26,17 @@ from wire.steps import rows, terminals
 
 Json = dict[str, Any]
 
-PROMPTS: Final = 13
 WORDS: Final = "tok tok tok "
 TURNS: Final = (
     {"match": "^steer", "responses": [[{"say": "steered"}]]},
     {"responses": [[{"say": "tok ", "times": 3, "delayMs": 60}]]},
 )
 MODES: Final = ("before", "after", "unknown")
+
+
+def prompts_for(writes: int) -> int:
+    """How many prompts it takes until so many writes have been made: each takes about four."""
+    return writes // 4 + 1
 
 
 def refused_for_storage(error: Json) -> bool:
@@ -53,7 +57,7 @@ async def insist_in_memory(peer: Peer, method: str, **params: Any) -> Json:
         refused_for_storage(answer["error"])
 
 
-async def converse_in_memory(path: Path, number: int, *, is_lie: bool) -> None:
+async def converse_in_memory(path: Path, prompts: int, number: int, *, is_lie: bool) -> None:
     """Prompt, with one failing write; then restart and compare."""
     async with open_in_memory(path, {"turns": list(TURNS)}) as server:
         peer = await server.connect("6f1c0a52-7d0e-4f6b-9a55-6d3f0a1b2c3d")
@@ -61,27 +65,27 @@ async def converse_in_memory(path: Path, number: int, *, is_lie: bool) -> None:
         made = await insist_in_memory(peer, "session/new", workspaceId=server.workspace_id, title="titled")
         session: str = made["session"]["sessionId"]
         await peer.call("session/attach", sessionId=session)
-        for one in range(PROMPTS):
+        for one in range(prompts):
             prompt = [{"type": "text", "text": f"prompt {one}"}]
             await insist_in_memory(peer, "session/prompt", sessionId=session, prompt=prompt, runId=f"r{one}")
-        for one in range(PROMPTS):
+        for one in range(prompts):
             run = (await peer.call("run/wait", runId=f"r{one}"))["run"]
             assert (run["stopReason"], run["text"]) == ("end_turn", WORDS), run
         events = peer.events(session)
         for kind in ("run.accepted", "run.completed"):
             told = [event["run"]["runId"] for event in events if event["type"] == kind]
-            assert told == [f"r{one}" for one in range(PROMPTS)], f"{kind}: {told}"
+            assert told == [f"r{one}" for one in range(prompts)], f"{kind}: {told}"
         asked = await peer.call("test/requests", sessionId=session)
-        assert len(asked["requests"]) == PROMPTS
+        assert len(asked["requests"]) == prompts
         assert server.disk.commits >= number, "the fault was never met"
         disk, workspace_id = server.disk, server.workspace_id
     async with open_memory_store(disk=disk, workspace_id=workspace_id) as store:
         page = await store.messages(session, before=None, limit=1_000, max_bytes=1 << 30)
         said = ["".join(part.text for part in row.parts) for row in page.messages if row.role == "assistant"]  # type: ignore[union-attr]  # texts alone
-        assert said == [WORDS] * PROMPTS
+        assert said == [WORDS] * prompts
         stored = (await store.runs(session, before=None, limit=100)).runs
         assert [(run.run_id, run.stop_reason) for run in reversed(stored)] == [
-            (f"r{one}", "end_turn") for one in range(PROMPTS)
+            (f"r{one}", "end_turn") for one in range(prompts)
         ]
 
 
@@ -95,7 +99,7 @@ async def test_whichever_write_fails_each_prompt_is_accepted_once_and_ends_once(
         for number in range(1, count + 1):
             try:
                 with trio.fail_after(10_000):
-                    await converse_in_memory(tmp_path, number, is_lie=is_lie)
+                    await converse_in_memory(tmp_path, prompts_for(count), number, is_lie=is_lie)
             except BaseException as exc:
                 exc.add_note(f"write {number}")
                 raise
@@ -176,7 +180,7 @@ async def insist(wire: Wire, method: str, **params: Any) -> Any:
             await trio.sleep(0.01)
 
 
-async def converse(bench: Harness, ws: str, token: str, name: str) -> str:
+async def converse(bench: Harness, ws: str, token: str, name: str, prompts: int) -> str:
     """Prompt in a workspace of this name; returns the session."""
     directory = bench.root / name
     directory.mkdir()
@@ -185,7 +189,7 @@ async def converse(bench: Harness, ws: str, token: str, name: str) -> str:
         made = await insist(wire, "session/new", workspaceId=opened["workspace"]["workspaceId"], title="titled")
         session: str = made["session"]["sessionId"]
         await wire.attach(session)
-        wanted = [f"{name}-r{one}" for one in range(PROMPTS)]
+        wanted = [f"{name}-r{one}" for one in range(prompts)]
         for run_id in wanted:
             await insist(wire, "session/prompt", **wire.prompt_params(session, run_id, runId=run_id))
         for run_id in wanted:
@@ -193,7 +197,7 @@ async def converse(bench: Harness, ws: str, token: str, name: str) -> str:
         assert terminals(wire, session) == [(run_id, "end_turn") for run_id in wanted]
         assert [event["run"]["runId"] for event in wire.of_type(session, "run.accepted")] == wanted
         asked = await wire.call("test/requests", sessionId=session)
-        assert len(asked["requests"]) == PROMPTS
+        assert len(asked["requests"]) == prompts
     return session
 
 
@@ -202,6 +206,7 @@ async def test_whichever_commit_of_sqlite_fails_or_lies_each_prompt_is_accepted_
     bench: Harness, scale: Scale
 ) -> None:
     count = scale.count(50, 100)
+    prompts = prompts_for(count)
     names = [f"w{number}-{mode}" for number in range(1, count + 1) for mode in MODES]
     if not scale.is_long:  # each write, and each way at each stage
         names = [name for place, name in enumerate(names) if place % 3 == (place // 3) % 3]
@@ -212,7 +217,7 @@ async def test_whichever_commit_of_sqlite_fails_or_lies_each_prompt_is_accepted_
     async def one(ws: str, token: str, name: str) -> None:
         async with turns:
             try:
-                sessions[name] = await converse(bench, ws, token, name)
+                sessions[name] = await converse(bench, ws, token, name, prompts)
             except BaseException as exc:
                 exc.add_note(f"commit {name}")
                 raise
@@ -224,11 +229,11 @@ async def test_whichever_commit_of_sqlite_fails_or_lies_each_prompt_is_accepted_
         Lying.may_lie = False
         async with bench.serve(**settings) as running, connect(running.ws, running.token) as wire:
             for name, session in sessions.items():
-                for number in range(PROMPTS):
+                for number in range(prompts):
                     run = (await wire.call("run/get", runId=f"{name}-r{number}"))["run"]
                     assert (run["state"], run["stopReason"], run["text"]) == ("completed", "end_turn", WORDS), name
                 texts = [row["parts"][0]["text"] for row in await rows(wire, session) if row["role"] == "assistant"]
-                assert texts == [WORDS] * PROMPTS, name
+                assert texts == [WORDS] * prompts, name
                 assert (await wire.call("session/list", workspaceId=await of(wire, bench, name)))["sessions"]
     assert len(Lying.met) >= len(names) * 9 // 10, "most faults must have been met"
 
