@@ -42,7 +42,10 @@ async def test_nothing_that_is_large_holds_the_event_loop(tmp_path: Path, scale:
         + "0123456789abcdefghijklmnopqrstuvwxyz" * 4,  # what is searched for in all that is said
     }
     flags = ("--test-hooks", "--permissions", "allow", "--model", f"script:{tmp_path / 'script.json'}")
-    with trio.fail_after(LIMIT_S), scale.trying("readers of prompts of 1 MiB; the largest of everything else", readers):
+    with (
+        trio.fail_after(scale.count(LIMIT_S, 10 * LIMIT_S)),
+        scale.trying("readers of prompts of 1 MiB; the largest of everything else", readers),
+    ):
         async with spawn(tmp_path / "state", *flags, environ=environ, program=(PROGRAM,)) as server:
             figure.write_text("")  # what was loaded at the start does not count
             await large_prompts(server, str(tmp_path / "project"), readers)

@@ -135,14 +135,14 @@ async def many(rounds: int, work: Callable[[int, int], Awaitable[None]], *, at_o
 
 
 @asynccontextmanager
-async def open_server(tmp_path: Path, *, environ: dict[str, str] | None = None) -> AsyncGenerator[Server]:
+async def open_server(tmp_path: Path, scale: Scale, *, environ: dict[str, str] | None = None) -> AsyncGenerator[Server]:
     """Run a server whose model is played and who allows everything."""
     script = tmp_path / "script.json"
     script.write_text(json.dumps(SCRIPT))
     flags = ("--model", f"script:{script}", "--permissions", "allow")
     # What the allocator keeps for each of its threads is no leak, and another amount each time.
     environ = {"MALLOC_ARENA_MAX": "1", **(environ or {})}
-    with trio.fail_after(LIMIT_S):
+    with trio.fail_after(scale.count(LIMIT_S, 10 * LIMIT_S)):
         async with spawn(tmp_path / "state", *flags, environ=environ) as process:
             yield Server(process, tmp_path)
 
@@ -227,7 +227,7 @@ async def new_session(wire: Wire, workspace: str) -> str:
 
 async def test_a_thousand_clients_that_come_prompt_and_leave_leave_nothing_behind(tmp_path: Path, scale: Scale) -> None:
     rounds = scale.count(1_000, 10_000)
-    async with open_server(tmp_path) as server, server.client(-1) as keeper:
+    async with open_server(tmp_path, scale) as server, server.client(-1) as keeper:
         workspace = await open_workspace(keeper, tmp_path / "project")
         sessions = [await new_session(keeper, workspace) for _ in range(SESSIONS)]
         for session in sessions:  # what a stream keeps for its readers is bounded, and full from now on
@@ -263,7 +263,7 @@ async def test_workspaces_sessions_commands_and_mcp_servers_leave_nothing_behind
     config.write_text(f"[mcp.servers.own]\ncommand = {json.dumps(sys.executable)}\nargs = {arguments}\n")
     environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
 
-    async with open_server(tmp_path, environ=environ) as server:
+    async with open_server(tmp_path, scale, environ=environ) as server:
 
         async def open_and_close(me: int, number: int) -> None:
             async with server.client(number) as wire:
