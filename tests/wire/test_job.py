@@ -116,15 +116,15 @@ async def test_a_bug_is_found_mended_and_tested_while_somebody_else_answers_the_
         bench.serve(limit_s=60, model=bench.script(JOB)) as running,
         bench.open(running, name="Ann") as (ann, workspace),
         connect(running.ws, running.token, name="Bob") as bob,
-        trio.open_nursery() as nursery,
     ):
         await bob.call("workspace/open", path=str(repository))
         asked: list[Json] = []
-        nursery.start_soon(allow_all, bob, workspace, asked)
-        session = await new_session(ann, workspace)
-        await ann.prompt(session, "mend the mean", runId="job")
-        run = await ann.completed(session, "job")
-        nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(allow_all, bob, workspace, asked)
+            session = await new_session(ann, workspace)
+            await ann.prompt(session, "mend the mean", runId="job")
+            run = await ann.completed(session, "job")
+            nursery.cancel_scope.cancel()
 
         assert (run["stopReason"], run["text"], run["author"]["name"]) == ("end_turn", SUMMARY, "Ann")
         assert run["usage"]["inputTokens"] >= 900 and run["usage"]["outputTokens"] >= 30
