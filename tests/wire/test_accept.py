@@ -86,7 +86,10 @@ async def test_a_prompt_without_a_session_says_so(bench: Harness, missing: dict)
 
 
 @pytest.mark.scenario("A7")
-async def test_a_closing_workspace_refuses_prompts_and_keeps_nothing_of_them(bench: Harness) -> None:
+async def test_a_closing_workspace_refuses_prompts_and_keeps_nothing_of_them(
+    bench: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atrio_agent.lifetime.CLOSE_S", 60.0)  # a held run is not to be given up meanwhile
     model = bench.script({**GATED, "match": ""})
     async with bench.serve(model=model, keep_alive="clients") as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
