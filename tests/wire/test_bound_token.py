@@ -74,6 +74,7 @@ async def test_a_token_for_one_workspace_finds_no_other_by_any_method(bench: Har
     async with bench.serve(model=bench.script(*TURNS)) as running, connect(running.ws, running.token) as owner:
         mine = await furnish(owner, bench.directory, "mine")
         other = await furnish(owner, bench.root / "other", "canary", nth=2)
+        await owner.call("ping")  # what was told before the last answer has come before this one
         before = (len(owner.events[other.workspace]), len(owner.events[other.session]), len(owner.events[other.asking]))
         async with connect(running.ws, token) as wire:
             for method in METHODS:
@@ -251,6 +252,7 @@ async def test_a_run_does_not_stand_before_the_one_elsewhere_that_had_its_id_fir
             for run_id, first in ((other.run, other.session), (other.gated, other.session), ("free", session)):
                 await owner.call("test/hold", point="run.start", sessionId=session)
                 await wire.call("session/prompt", **wire.prompt_params(session, "x", runId=run_id))
+                await owner.call("test/gates", wait="run.start")
                 for method, params in (("run/get", {}), ("run/wait", {"timeoutMs": 1})):
                     assert (await owner.call(method, runId=run_id, **params))["run"]["sessionId"] == first
                     assert (await wire.call(method, runId=run_id, **params))["run"]["sessionId"] == session

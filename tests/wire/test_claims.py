@@ -145,9 +145,10 @@ async def test_a_connection_keeps_nothing_of_the_workspaces_it_closed(bench: Har
                 await gone(running, workspace)
             (connection,) = running.server.connections.values()
             assert connection.caller.on_close == []
-            await wait_all_tasks_blocked()
-            gc.collect()
-            assert [one() for one in seen] == [None] * 5
+            # A thread that has just worked for one may still be about to let go of it.
+            while any(one() for one in seen):
+                await trio.sleep(0.01)
+                gc.collect()
 
 
 @asynccontextmanager
