@@ -48,6 +48,12 @@ def marked(run_id: str) -> list[int]:
     return found
 
 
+async def unmarked(run_id: str) -> None:
+    """Wait until nothing carries a run's mark any more: what was killed at a deadline ends when its turn comes."""
+    while marked(run_id):
+        await trio.lowlevel.checkpoint()
+
+
 def exists(pid: int) -> bool:
     """Whether there is such a process, dead and not reaped included."""
     return Path("/proc", str(pid)).exists()

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import trio
 
+from atrio_agent.tools import process
 from atrio_agent.tools.base import Place, Tool, ToolOutcome
 from atrio_agent.tools.change import EditFile, MultiEdit, Write
 from atrio_agent.tools.files import Ls, Read
@@ -78,6 +79,12 @@ def text(call: Call) -> Text:
         return block.text
 
     return text
+
+
+@pytest.fixture
+def whole_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the rest of an output take as long as ending may: a disk that stands still costs no line of it."""
+    monkeypatch.setattr(process, "_DRAIN_S", 60.0)
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,7 @@ async def test_a_read_that_is_cancelled_ends_at_once(root: Path, place: Place) -
     with (root / "huge").open("wb") as file:
         file.truncate(1 << 40)
         file.write(b"start\n" * 2_000)
-    with trio.fail_after(10), trio.move_on_after(0.1) as cancelled:
+    with trio.fail_after(30), trio.move_on_after(0.1) as cancelled:
         await Read().run(ReadInput(path="huge", offset=10**9), place)
     assert cancelled.cancelled_caught
 

@@ -145,7 +145,7 @@ async def test_a_walk_ends_at_its_limit_and_says_so(root: Path, monkeypatch: pyt
             view = View(opened)
             return len(list(view.walk())), view.was_cut
 
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         assert await in_files_thread(walk) == (7, True)
 
 
@@ -163,7 +163,7 @@ async def test_a_cancelled_walk_ends(root: Path) -> None:
         finally:
             trio.from_thread.run_sync(ended.set, trio_token=token)
 
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         with trio.move_on_after(0.1):
             await in_files_thread(walk_for_ever)
         await ended.wait()

@@ -14,7 +14,7 @@ from atrio_agent.tools.capture import Capture
 from atrio_agent.tools.leftovers import end_leftovers
 from atrio_agent.tools.orphans import become_reaper, shows_processes
 from atrio_agent.tools.process import Directory, Ended, child_environment, child_path, run_command
-from command_rig import STUBBORN, Heard, exists, marked, mine, opener
+from command_rig import STUBBORN, Heard, exists, marked, mine, opener, unmarked
 
 LIMIT_S = 60
 
@@ -50,7 +50,7 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(root: Path, tmp_path: Path) -> Rig:
+async def rig(root: Path, tmp_path: Path, whole_output: None) -> Rig:
     become_reaper()
     return Rig(root, tmp_path / "all.txt")
 
@@ -253,9 +253,11 @@ async def test_a_stopped_process_is_ended_too(rig: Rig) -> None:
     assert marked(mine("stopped-1")) == []
 
 
-async def test_a_command_may_say_goodbye_when_it_is_asked_to_end(rig: Rig) -> None:
+async def test_a_command_may_say_goodbye_when_it_is_asked_to_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "_GRACE_S", LIMIT_S)  # its turn may come late
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rig, "trap 'echo bye; exit 0' TERM; echo pid $$; while :; do sleep 0.01; done")
+        goodbye = "trap 'echo bye; exit 0' TERM; echo pid $$; while :; do sleep 0.01; done"
+        nursery.start_soon(lambda: rig(goodbye, by=trio.current_time() + LIMIT_S))
         with trio.fail_after(LIMIT_S):
             await rig.heard.pids(1)
         nursery.cancel_scope.cancel()
@@ -269,10 +271,7 @@ async def test_when_the_time_is_over_everything_is_killed_and_not_waited_for(rig
             await rig.heard.pids(4)
         nursery.cancel_scope.cancel()
     with trio.fail_after(LIMIT_S):
-        while True:
-            if not marked(mine("deadline-1")):
-                break
-            await trio.lowlevel.checkpoint()
+        await unmarked(mine("deadline-1"))
 
 
 async def test_an_orphan_that_was_dead_before_anybody_looked_is_reaped(rig: Rig) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from atrio_agent.ask import Ask
 from atrio_agent.tools.base import Place, ToolFailed, ToolOutcome
@@ -52,7 +53,7 @@ def lines_of(file: Path) -> list[str]:
 
 
 @pytest.fixture
-async def rig(place: Place, tmp_path: Path) -> AsyncGenerator[Rig]:
+async def rig(place: Place, tmp_path: Path, whole_output: None) -> AsyncGenerator[Rig]:
     with trio.fail_after(LIMIT_S):
         async with open_jobs(tmp_path / "long") as jobs:
             yield Rig(jobs, place)
@@ -140,10 +141,23 @@ async def test_output_is_live_while_the_command_runs(rig: Rig) -> None:
     assert rig.heard.text == "ready\ndone\n"
 
 
-async def test_a_command_whose_time_is_over_goes_on_as_a_job_that_the_model_is_told_about(rig: Rig) -> None:
-    text, outcome = await rig(command="echo early; while [ ! -e go ]; do sleep 0.01; done; echo late", timeoutS=1)
+async def test_a_command_whose_time_is_over_goes_on_as_a_job_that_the_model_is_told_about(
+    rig: Rig, mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 1
+    outcomes: list[tuple[str, ToolOutcome]] = []
+
+    async def call() -> None:
+        command = "echo early; while [ ! -e go ]; do sleep 0.01; done; echo late"
+        outcomes.append(await rig(command=command, timeoutS=30))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        await rig.heard.until(lambda text: text == "early\n")
+        mock_clock.jump(30)
+    ((text, outcome),) = outcomes
     assert text == (
-        "early\n[job-1 is still running after 1 s; it goes on in the background. See its output or end it with jobs.]"
+        "early\n[job-1 is still running after 30 s; it goes on in the background. See its output or end it with jobs.]"
     )
     assert outcome.exit_code is None
     (rig.place.root / "go").touch()
