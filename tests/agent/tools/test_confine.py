@@ -8,8 +8,10 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator, Sized
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,19 @@ from atrio_agent.tools.threads import Chance, in_files_thread
 from tool_calls import SECRET, Call, Text, place_in
 
 SWAPS = 1_000
+MOST_S = 60
+
+
+def tries(through: Sized) -> Iterator[int]:
+    """The numbers of some tries, and of more until one has got ``through``.
+
+    Whoever swaps may stand still, and does so where nothing gets through as often as not.
+    """
+    ends_at = time.monotonic() + MOST_S
+    for number in count():
+        if (number >= SWAPS and len(through)) or time.monotonic() >= ends_at:
+            return
+        yield number
 
 
 @pytest.fixture
@@ -118,7 +133,7 @@ ESCAPES = {
 @pytest.mark.parametrize("path", ESCAPES.values(), ids=ESCAPES.keys())
 async def test_a_path_that_leads_out_is_refused(path: str, maze: Path, outside: Path, place: Place) -> None:
     given = ReadInput(path=path.format(root=maze, outside=outside))
-    with trio.fail_after(10), pytest.raises(ToolFailed) as refusal:
+    with trio.fail_after(30), pytest.raises(ToolFailed) as refusal:
         await Read().run(given, place)
     assert SECRET not in str(refusal.value)
     str(refusal.value).encode()
@@ -145,7 +160,7 @@ async def test_a_path_that_leads_out_is_not_written_to(
     said = ""
     try:
         given = tools.validate(tool.name, {"path": path.format(root=maze, outside=outside), **raw})
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             asked = await tool.ask(given, place)
             assert asked is not None
             await tool.run(given, place)
@@ -219,7 +234,7 @@ async def test_no_tool_looks_beneath_a_directory_outside(tool: str, path: str, m
 
 async def test_an_allowed_directory_is_open_and_what_lies_beside_it_is_not(maze: Path, outside: Path) -> None:
     place = place_in(maze, allowed=(outside,))
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         outcome = await Read().run(ReadInput(path="to_file"), place)
         assert SECRET in str(outcome.content)
         with pytest.raises(ToolFailed):
@@ -251,18 +266,24 @@ def test_opening_exactly_meets_every_link_on_the_way(maze: Path) -> None:
     os.close(open_exactly(maze, ("dir", "b.txt")))
 
 
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def open_beneath_of(directory: Path) -> list[str]:
+    """What is open there. Elsewhere others may open and close what they like: threads, the garbage collector."""
+    found: list[str] = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of this very look
+            found.append(str(descriptor.readlink()))
+    return [path for path in found if Path(path).is_relative_to(directory)]
 
 
 def test_nothing_stays_open_after_a_refusal_or_an_error(maze: Path) -> None:
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("no way to count descriptors here")
-    before = open_descriptors()
+    with (maze / "a.txt").open():
+        assert open_beneath_of(maze.parent) == [str(maze / "a.txt")]
     for path in ("a.txt", "dir", "pipe", "self", "to_file", "nowhere/x", "a.txt/b", "dir/b.txt"):
         with pytest.raises((ToolFailed, ZeroDivisionError)), open_beneath(path, place_in(maze)):
             raise ZeroDivisionError
-    assert open_descriptors() == before
+    assert open_beneath_of(maze.parent) == []
 
 
 @pytest.mark.parametrize("swapped", ["a.txt", "dir/b.txt"])
@@ -341,7 +362,7 @@ def swapping(request: pytest.FixtureRequest, maze: Path, outside: Path) -> Gener
 @pytest.mark.usefixtures("swapping")
 def test_a_link_swapped_all_the_time_never_leads_a_read_out(path: str, maze: Path) -> None:
     seen: set[bytes] = set()
-    for _ in range(SWAPS):
+    for _ in tries(seen):
         try:
             with open_beneath(path, place_in(maze)) as opened:
                 seen.add(os.read(opened.fd, 100))
@@ -364,7 +385,7 @@ async def test_a_link_swapped_all_the_time_never_leads_a_search_out(text: Text) 
 def test_a_link_swapped_all_the_time_never_leads_a_listing_or_a_command_out(path: str, maze: Path) -> None:
     command = ShellInput(command="ls", cwd=path)
     seen: set[str] = set()
-    for number in range(SWAPS):
+    for number in tries(seen):
         try:
             if number % 2:
                 directory = _opener(command, place_in(maze))().fd
@@ -466,18 +487,17 @@ async def test_a_link_swapped_all_the_time_never_leads_a_write_out(
 ) -> None:
     monkeypatch.setattr(replacing, "seen_as", lambda *_: SEEN)  # what is to be shown is where a write goes
     place = place_in(maze, seen=_AllSeen())
-    written = 0
+    written: list[int] = []
 
     def write_all_the_time() -> None:
-        nonlocal written
-        for number in range(SWAPS):
+        for number in tries(written):
             try:
                 make_change(path, place, lambda _old, number=number: Rewritten(f"written {number}\n"), Chance())
             except ToolFailed:
                 continue
-            written += 1
+            written.append(number)
 
-    with trio.fail_after(120):
+    with trio.fail_after(MOST_S + 30):
         await in_files_thread(write_all_the_time)
     assert written, "not one of the writes got through: the test shows nothing"
     assert names_in(outside) == ["outside.txt", "secret.txt"]
