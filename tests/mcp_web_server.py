@@ -1,4 +1,4 @@
-"""MCP servers by HTTP for tests. The first line of their output is their port.
+"""MCP servers by HTTP for tests. The first line of their output is their port; "hanging" tells of a call that hangs.
 
 `sdk`: a server of the MCP SDK. Else one of our own, that asks for the header
 `Authorization: Bearer let-me-in` and is as naughty as its tools say.
@@ -56,6 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             case "huge":
                 said["content"][0]["text"] = "x" * (50 * MiB)
             case "hang":
+                print("hanging", flush=True)  # noqa: T201  the test waits for it
                 self.rfile.read(1)
                 return
             case "forget":

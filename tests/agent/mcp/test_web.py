@@ -1,5 +1,6 @@
 """MCP servers by HTTP: called, refusing, forgetting, gone."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from atrio_agent.mcp.server import CALL_S, McpServer
 from atrio_agent.tools.base import ToolFailed
@@ -40,11 +42,11 @@ def web(url: str, *, headers: dict[str, str] = KEY, call_s: float = CALL_S) -> M
     return McpServer(name="web", url=url, headers=headers, call_s=call_s)
 
 
-# The SDK and its HTTP client leave the generators of an answer half-way, closed by nobody but the collector.
-leaves_generators = pytest.mark.filterwarnings("ignore:Exception ignored in. <async_generator object")
+# The SDK and its HTTP client leave the generators of an answer half-way, closed by nobody but the collector,
+# whenever it comes round.
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <async_generator object")
 
 
-@leaves_generators
 async def test_a_server_of_the_sdk_is_called_by_http(tmp_path: Path) -> None:
     async with web_server("sdk") as (url, _), servers(tmp_path, web(url, headers={})) as rig:
         await rig.state("ready")
@@ -52,7 +54,6 @@ async def test_a_server_of_the_sdk_is_called_by_http(tmp_path: Path) -> None:
         assert (rig.mcp.states()[0].transport, rig.notices) == ("http", [])
 
 
-@leaves_generators
 async def test_headers_are_sent_and_streamed_answers_are_read(tmp_path: Path) -> None:
     async with web_server() as (url, _), servers(tmp_path, web(url)) as rig:
         await rig.state("ready")
@@ -69,15 +70,14 @@ async def test_a_server_that_refuses_us_has_failed_and_no_secret_is_told(tmp_pat
 
 
 async def test_a_server_that_nobody_runs_has_failed(tmp_path: Path) -> None:
-    async with web_server() as (url, process):
-        process.kill()
-        await process.wait()
+    with socket.socket() as unused:  # nobody else can have its port either
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/mcp"
         async with servers(tmp_path, web(url), waits_s=(0.0,)) as rig:
             await rig.state("failed")
             assert [notice[0] for notice in rig.notices] == ["warning", "error"]
 
 
-@leaves_generators
 async def test_an_answer_that_is_too_large_or_broken_ends_its_call_only(tmp_path: Path) -> None:
     async with web_server() as (url, _), servers(tmp_path, web(url)) as rig:
         await rig.state("ready")
@@ -88,11 +88,20 @@ async def test_an_answer_that_is_too_large_or_broken_ends_its_call_only(tmp_path
         assert rig.notices == []
 
 
-async def test_a_call_that_hangs_is_given_up(tmp_path: Path) -> None:
-    async with web_server() as (url, _), servers(tmp_path, web(url, call_s=0.2)) as rig:
-        await rig.state("ready")
+async def test_a_call_that_hangs_is_given_up(tmp_path: Path, mock_clock: MockClock) -> None:
+    mock_clock.rate = 1
+
+    async def call() -> None:
         with pytest.raises(ToolFailed, match="did not answer"):
             await rig.run("mcp_web_hang")
+
+    async with web_server() as (url, process), servers(tmp_path, web(url, call_s=20)) as rig:
+        await rig.state("ready")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            assert process.stdout is not None
+            assert await process.stdout.receive_some() == b"hanging\n"
+            mock_clock.jump(20)
         assert await rig.said("mcp_web_where") == "called where"
 
 
