@@ -10,7 +10,7 @@ from atrio_agent.store.base import Store
 from atrio_agent.store.index import open_run_index
 from store_rig import MemoryState, SqliteState, State
 
-LONGEST_S = 30
+LONGEST_S = 90
 
 
 @pytest.fixture
