@@ -1,7 +1,7 @@
 """A server that gives every request the same answer, as a local model server gives its list of models."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
@@ -23,13 +23,18 @@ async def open_list_server(
     length = b"\r\nContent-Length: %d" % len(body) if says_length else b""
     answer = (head or b"HTTP/1.1 200 OK\r\nContent-Type: application/json" + length) + b"\r\n\r\n" + body
 
+    async def answer_on(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        if not lets_wait:
+            await stream.send_all(answer)
+        if lets_wait or says_length:
+            await stream.receive_some()
+
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
-            await stream.receive_some()
-            if not lets_wait:
-                await stream.send_all(answer)
-            if lets_wait or says_length:
-                await stream.receive_some()
+            # Who has read enough goes away, and may leave some of it unread.
+            with suppress(trio.BrokenResourceError):
+                await answer_on(stream)
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:

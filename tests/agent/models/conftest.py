@@ -15,6 +15,13 @@ KEY = "sk-secret-key"
 
 
 @pytest.fixture
+def search_s(monkeypatch: pytest.MonkeyPatch) -> float:
+    """How long model servers on this machine are looked for: not given up because the machine stands still."""
+    monkeypatch.setattr("atrio_agent.models.local.SEARCH_S", 30.0)
+    return 30.0
+
+
+@pytest.fixture
 async def mock() -> AsyncGenerator[MockOpenAI]:
     async with open_openai_mock() as server:
         yield server

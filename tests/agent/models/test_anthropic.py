@@ -285,8 +285,9 @@ async def test_a_server_that_is_not_there_is_named_with_the_reason() -> None:
 
 
 async def test_answers_one_after_the_other_share_a_connection(
-    anthropic: AnthropicConnection, anthropic_mock: MockAnthropic
+    anthropic: AnthropicConnection, anthropic_mock: MockAnthropic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("atrio_agent.models.answer._LAST_CHUNK_S", MOST_S)
     for _ in range(3):
         await answer(anthropic, "echo")
 

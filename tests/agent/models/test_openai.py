@@ -230,7 +230,10 @@ async def test_a_server_that_is_not_there_is_named_with_the_reason() -> None:
     assert "hidden" not in error.message
 
 
-async def test_answers_one_after_the_other_share_a_connection(connection: OpenAIConnection, mock: MockOpenAI) -> None:
+async def test_answers_one_after_the_other_share_a_connection(
+    connection: OpenAIConnection, mock: MockOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atrio_agent.models.answer._LAST_CHUNK_S", MOST_S)
     for _ in range(3):
         await answer(connection, "tokens,n=500")
 
