@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from atrio_agent import briefing
 from atrio_agent.briefing import Briefer, rules
@@ -17,12 +18,17 @@ from atrio_agent.instructions import MAX_FILE_BYTES, MAX_TOTAL_BYTES, Instructio
 from atrio_agent.tools.base import Place
 from atrio_agent.tools.git_facts import find_repository
 
-LIMIT_S = 30
+LIMIT_S = 60
+LOOK_S = 30.0
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory that is no repository yet; home is elsewhere, so that nobody's settings count."""
+    """A directory that is no repository yet; home is elsewhere, so that nobody's settings count.
+
+    Looking takes its time: a machine that stands still for a moment is no dead disk.
+    """
+    monkeypatch.setattr(briefing, "LOOK_S", LOOK_S)
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -261,7 +267,10 @@ async def test_bytes_that_are_no_text_do_not_get_through(project: Path) -> None:
     assert await instructions_of(project) == [("AGENTS.md", "a\ufffd\ufffdb")]
 
 
-async def test_the_text_stays_the_same_until_something_changes_that_a_model_must_know(project: Path) -> None:
+async def test_the_text_stays_the_same_until_something_changes_that_a_model_must_know(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(briefing, "now", lambda: "2026-11-20T10:00:00.000Z")  # no midnight in between
     repository(project)
     briefer, place = Briefer(), place_at(project)
     with trio.fail_after(LIMIT_S):
@@ -282,10 +291,10 @@ async def test_a_disk_that_does_not_answer_holds_up_a_prompt_for_a_moment_only(
 ) -> None:
     repository(project)
     answers = threading.Event()
-    monkeypatch.setattr(briefing, "LOOK_S", 0.1)
     briefer, place = Briefer(), place_at(project)
     with trio.fail_after(LIMIT_S):
         first = await briefer.brief(place, ("read",), None)
+        monkeypatch.setattr(briefing, "LOOK_S", 0.1)
         with monkeypatch.context() as hung:
             hung.setattr(briefing, "find_repository", lambda _root: answers.wait())
             for _ in range(5):  # more than there are threads
@@ -295,12 +304,18 @@ async def test_a_disk_that_does_not_answer_holds_up_a_prompt_for_a_moment_only(
 
 
 async def test_a_tree_that_takes_too_long_is_named_and_the_rest_is_told(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
 ) -> None:
     (project / "AGENTS.md").write_text("Use tabs.")
     answers = threading.Event()
-    monkeypatch.setattr(briefing, "LOOK_S", 0.3)
-    monkeypatch.setattr(briefing, "_tree", lambda _place: answers.wait())
+
+    def too_long(_place: Place) -> str:
+        trio.from_thread.run_sync(mock_clock.jump, LOOK_S)
+        answers.wait()
+        return "a tree"
+
+    mock_clock.rate = 1
+    monkeypatch.setattr(briefing, "_tree", too_long)
     text = await text_of(project)
     answers.set()
     assert "(could not be read in time)" in text and "Use tabs." in text
