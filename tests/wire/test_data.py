@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ async def test_a_thousand_deltas_are_few_writes_and_exact_text(bench: Harness) -
     async with bench.serve(model=bench.script(many)) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
         database = next((bench.state_dir / "workspaces").glob("*/atrio.db"))
-        with sqlite3.connect(database) as reader:
+        with closing(sqlite3.connect(database)) as reader:
             before = reader.execute("PRAGMA data_version").fetchone()[0]
             commits = 0
             await wire.prompt(session, "go", runId="one")
@@ -33,7 +34,7 @@ async def test_a_thousand_deltas_are_few_writes_and_exact_text(bench: Harness) -
         deltas = wire.of_type(session, "message.delta")
         assert deltas[-1]["seq"] - deltas[0].get("firstSeq", deltas[0]["seq"]) + 1 == 1000
         assert commits < 100
-        with sqlite3.connect(database) as reader:
+        with closing(sqlite3.connect(database)) as reader:
             tables = [name for (name,) in reader.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             assert "messages" in tables
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 from atrio_agent.store.base import ForkSession
@@ -121,6 +122,6 @@ async def test_a_fork_outlives_the_connection_that_asked_for_it(bench: Harness) 
         )["session"]["sessionId"]
         assert told(await rows(wire, fork)) == ["one", "one"]
         database = next((bench.state_dir / "workspaces").glob("*/atrio.db"))
-        with sqlite3.connect(database) as reader:
+        with closing(sqlite3.connect(database)) as reader:
             bodies = reader.execute("SELECT body FROM messages WHERE session_id = ?", (fork,)).fetchall()
         assert all(json.loads(body)["sessionId"] == fork for (body,) in bodies)

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -22,9 +23,9 @@ async def test_a_call_whose_result_was_lost_has_a_made_up_one_in_the_next_reques
         assert [row["role"] for row in await rows(wire, session)] == ["user", "assistant", "tool", "assistant"]
 
     (database,) = (bench.state_dir / "workspaces").glob("*/atrio.db")
-    with sqlite3.connect(database) as writer:  # as after a crash of the disk: the call is there, its result is not
+    with closing(sqlite3.connect(database)) as writer, writer:
+        # As after a crash of the disk: the call is there, its result is not.
         assert writer.execute("DELETE FROM messages WHERE role = 'tool'").rowcount == 1
-    writer.close()
 
     async with bench.serve(model=script) as running, bench.open(running) as (wire, _):
         await wire.attach(session)
