@@ -142,6 +142,12 @@ def _pipe(path: Path) -> None:
     os.mkfifo(path, 0o600)
 
 
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What tells that nobody wrote to a file, or replaced it; not when it was read, which it may be."""
+    info = os.lstat(path)
+    return info.st_ino, info.st_mode, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
 @pytest.mark.parametrize(
     "break_it",
     [
@@ -171,11 +177,11 @@ def test_a_file_that_cannot_be_believed_holds_no_token_and_is_not_overwritten(
 ) -> None:
     create_token(state_dir, scopes=["observe"], name="ci")
     break_it(state_dir / TOKENS_FILE)
-    before = os.lstat(state_dir / TOKENS_FILE)
+    before = _state_of(state_dir / TOKENS_FILE)
     for act in (list_tokens, lambda path: create_token(path, scopes=["admin"]), lambda path: revoke_token(path, "ci")):
         with pytest.raises(TokenFileUnsafe, match=r"delete it|chmod"):
             act(state_dir)
-    assert os.lstat(state_dir / TOKENS_FILE) == before
+    assert _state_of(state_dir / TOKENS_FILE) == before
 
 
 def test_a_planted_lock_is_not_followed(state_dir: Path, tmp_path: Path) -> None:
