@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import pytest
 import structlog
@@ -56,12 +57,17 @@ def clogged_pipe() -> tuple[int, int]:
 
 
 @asynccontextmanager
-async def serving(into: Path | int, form: Literal["text", "json"] = "json") -> AsyncGenerator[LogSink]:
-    """A sink that takes all logs; at the end it is stopped, as at the end of a server."""
+async def serving(
+    into: Path | int, form: Literal["text", "json"] = "json", *, flush_s: float = 30
+) -> AsyncGenerator[LogSink]:
+    """A sink that takes all logs; at the end it is stopped, as at the end of a server.
+
+    There it has longer than a server gives it: a machine that stands still costs no line that a test looks for.
+    """
     file = os.open(into, os.O_WRONLY | os.O_CREAT, 0o600) if isinstance(into, Path) else into
     sink = LogSink()
     configure_logs(sink, form)
-    with stderr_into(file), trio.fail_after(20):
+    with stderr_into(file), mock.patch.object(logs, "FLUSH_S", flush_s), trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sink.serve)
             yield sink
@@ -116,7 +122,7 @@ async def test_a_pipe_that_nobody_reads_costs_lines_and_not_the_server(monkeypat
 
 async def test_a_clogged_pipe_does_not_hold_up_the_end() -> None:
     unread, full = clogged_pipe()
-    async with serving(full):
+    async with serving(full, flush_s=logs.FLUSH_S):
         log.info("nobody will read this")
         await trio.testing.wait_all_tasks_blocked()
         log.info("nor this")
