@@ -7,9 +7,10 @@ import trio
 from trio_websocket import WebSocketConnection
 
 from atrio_server import door as door_module
+from atrio_server import waiting_room
 from atrio_server.auth import Access, Identity
 from atrio_server.door import DoorLimits, PeerAddress
-from door_rig import TOKEN, WAIT_S, Answer, DoorRig, open_door, read_answer, until
+from door_rig import SOON_S, TOKEN, WAIT_S, Answer, DoorRig, open_door, read_answer, until
 
 
 async def said(stream: trio.SocketStream) -> Answer:
@@ -34,7 +35,7 @@ async def test_far_beyond_the_cap_nobody_is_even_told() -> None:
         assert {answer.status for answer in answers} <= {0, 503}
         assert [answer for answer in answers if answer.status == 0 and answer.reset]
         await canary.send_message("who")
-        with trio.fail_after(1):
+        with trio.fail_after(SOON_S):
             assert await canary.get_message() == "file"
         for stream in streams:
             await stream.aclose()
@@ -61,7 +62,10 @@ async def test_strangers_that_say_nothing_are_told_so_in_the_end() -> None:
             await stream.aclose()
 
 
-async def test_a_crowd_of_honest_clients_is_let_in_one_after_another() -> None:
+async def test_a_crowd_of_honest_clients_is_let_in_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where the machine stands still, everybody says nothing for a moment, and that is not what is meant here.
+    monkeypatch.setattr(waiting_room, "STAY_S", 10.0)
+    monkeypatch.setattr(waiting_room, "PATIENCE_S", WAIT_S)
     async with open_door(limits=DoorLimits(strangers=4)) as door:
         statuses: list[int] = []
 
@@ -76,7 +80,7 @@ async def test_a_crowd_of_honest_clients_is_let_in_one_after_another() -> None:
 
 
 async def test_slow_heads_end_in_time_and_slow_nobody_down() -> None:
-    async with open_door(limits=DoorLimits(head_s=1)) as door, trio.open_nursery() as nursery:
+    async with open_door() as door, trio.open_nursery() as nursery:
         ends: list[int] = []
 
         async def drip() -> None:
@@ -96,7 +100,7 @@ async def test_slow_heads_end_in_time_and_slow_nobody_down() -> None:
             nursery.start_soon(drip)
         await until(lambda: door.connections() == 20)
         for _ in range(20):
-            with trio.fail_after(2):
+            with trio.fail_after(SOON_S):
                 assert (await door.ask(door.head())).status == 200
         await until(lambda: len(ends) == 20)
         assert set(ends) == {400}
@@ -111,7 +115,9 @@ async def test_a_stranger_that_takes_too_long_is_given_up(monkeypatch: pytest.Mo
         monkeypatch.setattr(door_module, "answer", never)
         assert (await door.ask(door.head())).status == 0
         monkeypatch.undo()
-        assert (await door.ask(door.head())).status == 200
+        with trio.fail_after(WAIT_S):  # the place is free; on a machine that stands still that one is given up, too
+            while (await door.ask(door.head())).status != 200:
+                pass
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ async def test_a_bug_on_one_connection_is_logged_and_ends_only_that_one(
         monkeypatch.undo()
         assert (await door.ask(door.head())).status == 200
         await canary.send_message("who")
-        with trio.fail_after(1):
+        with trio.fail_after(SOON_S):
             assert await canary.get_message() == "file"
 
 
@@ -179,6 +185,7 @@ async def test_small_packets_are_not_held_back() -> None:
 
     async with open_door(serve_socket=look) as door, door.raw_socket() as client:
         local = client.socket.getsockname()
+        await until(lambda: bool(peers))
     assert delay == [1]
     assert peers == [f"{local[0]}:{local[1]}"]
     assert str(PeerAddress("::1", 5)) == "[::1]:5"

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from attack.mutations import with_accident
-from door_rig import WAIT_S, DoorRig, read_answer
+from door_rig import SOON_S, WAIT_S, DoorRig, read_answer
 from hostile_heads import ATTACKS
 
 
@@ -31,7 +31,7 @@ async def test_a_hostile_head_gets_its_answer_and_nobody_else_notices(door: Door
             assert answer.status == status, answer
             assert answer.header("connection") is not None
             assert answer.header("access-control-allow-origin") is None
-        with trio.fail_after(1):
+        with trio.fail_after(SOON_S):
             await canary.send_message("still there?")
             assert await canary.get_message() == "still there?"
 
@@ -82,7 +82,7 @@ async def test_1500_mutated_handshakes_harm_nobody(door: DoorRig) -> None:
                 for start in range(8):
                     attackers.start_soon(attack, attacks[start::8])
                 while len(attackers.child_tasks):
-                    with trio.fail_after(1):
+                    with trio.fail_after(SOON_S):
                         await canary.send_message("still there?")
                         await canary.get_message()
                     await trio.sleep(0.01)

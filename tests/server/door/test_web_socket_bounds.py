@@ -15,7 +15,7 @@ from atrio_protocol.limits import MAX_FRAME_BYTES
 from atrio_server.auth import Identity
 from atrio_server.door import DoorLimits, PeerAddress
 from atrio_server.web_socket import LOOSE_PARTS, READ_AHEAD_BYTES, STALLED, BoundedWebSocket
-from door_rig import WAIT_S, DoorRig, close_code, frame, open_door, read_frames, until
+from door_rig import SOON_S, WAIT_S, DoorRig, close_code, frame, open_door, read_frames, until
 
 TEXT, BINARY, MORE, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
@@ -204,7 +204,7 @@ async def test_a_close_takes_a_second_where_the_peer_does_not_close() -> None:
         await trio.lowlevel.checkpoint()
 
     async with open_door(serve_socket=leave) as door, door.raw_socket() as client:
-        with trio.fail_after(3):
+        with trio.fail_after(SOON_S):
             assert await client.receive_some() == b"\x88\x02\x03\xe8"
             await door.settle()
 
@@ -278,7 +278,7 @@ async def test_a_peer_that_takes_no_bytes_is_given_up_with_4408_and_nobody_else_
         with trio.fail_after(WAIT_S):
             while not pourer.ended.is_set():
                 async with door.socket() as canary:
-                    with trio.fail_after(2):
+                    with trio.fail_after(SOON_S):
                         await canary.send_message("canary")
                         assert await canary.get_message() == "here"
                 await trio.sleep(0.1)
@@ -290,9 +290,10 @@ async def test_a_peer_that_takes_no_bytes_is_given_up_with_4408_and_nobody_else_
 
 async def test_a_peer_that_reads_slowly_is_not_given_up() -> None:
     pourer = Pourer()
-    async with open_door(serve_socket=pourer, limits=DoorLimits(write_s=1)) as door, door.raw_socket() as slow:
+    # The limit is longer than a machine stands still, and the reading longer than the limit.
+    async with open_door(serve_socket=pourer, limits=DoorLimits(write_s=3)) as door, door.raw_socket() as slow:
         await slow.send_all(frame(TEXT, b"pour"))
-        with trio.move_on_after(2.5):
+        with trio.move_on_after(6):
             while True:
                 await slow.receive_some(400_000)
                 await trio.sleep(0.05)
@@ -327,7 +328,7 @@ async def test_2000_random_frames_harm_nobody(door: DoorRig) -> None:
                 for _ in range(4):
                     attackers.start_soon(attack)
                 while attackers.child_tasks:
-                    with trio.fail_after(1):
+                    with trio.fail_after(SOON_S):
                         await canary.send_message("still there?")
                         assert await canary.get_message() == "still there?"
                     await trio.sleep(0.01)
