@@ -97,15 +97,17 @@ async def test_a_reader_cut_at_every_frame_and_resumed_misses_nothing(bench: Har
 
 @pytest.mark.scenario("M4")
 async def test_attaching_in_the_middle_of_deltas_gives_the_same_final_text(bench: Harness) -> None:
-    slow = {"responses": [[{"say": "tok ", "times": 300, "delayMs": 1}]]}
+    # It does not end before all have attached, however long that takes: who comes later is not told of the end.
+    slow = {"responses": [[{"say": "tok ", "times": 300, "delayMs": 1}, {"gate": "end"}]]}
     async with bench.serve(model=bench.script(slow)) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
         await wire.prompt(session, "go", runId="one")
         results: list[str] = []
 
-        async def attach_now() -> None:
+        async def attach_now(task_status: trio.TaskStatus[None]) -> None:
             async with connect(running.ws, running.token) as late:
                 attached = await late.attach(session)
+                task_status.started()
                 state, _ = state_of(attached)
                 await late.completed(session, "one")
                 for event in numbered(late, session):
@@ -115,7 +117,9 @@ async def test_attaching_in_the_middle_of_deltas_gives_the_same_final_text(bench
         async with trio.open_nursery() as nursery:
             for seen in range(20, 300, 40):
                 await wire.until(lambda seen=seen: len(covered(wire, session)) > seen)
-                nursery.start_soon(attach_now)
+                await nursery.start(attach_now)
+            await wire.call("test/gates", wait="end")
+            await wire.call("test/release", gate="end")
         assert results == ["tok " * 300] * 7
 
 
@@ -319,7 +323,10 @@ async def test_a_reader_that_was_cut_renders_the_same_as_one_that_never_was(benc
                 await bob.prompt(session, "bye", runId="last")
                 await whole.completed(session, "last")
             await bob.call("session/view", workspaceId=workspace, sessionId=None)
-            await whole.until(lambda: whole.of_type(workspace, "client.viewing"))
+            # The second time: the first was when bob came, with something to look at.
+            await whole.until(
+                lambda: [e for e in whole.of_type(workspace, "client.viewing") if "sessionId" not in e["client"]]
+            )
             for event in numbered(whole, session):
                 if event["seq"] > state.seq:
                     apply_event(state, decode_event(json.dumps(event).encode()))
