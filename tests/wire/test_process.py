@@ -34,7 +34,7 @@ def raw_socket(url: str, token: str) -> socket.socket:
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         f"Authorization: Bearer {token}\r\n\r\n".encode()
     )
-    assert raw.recv(15).startswith(b"HTTP/1.1 101")
+    assert raw.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 101"
     return raw
 
 
@@ -101,9 +101,12 @@ async def test_what_kill_dash_nine_leaves_is_repaired_at_the_next_start(bench: H
                 await wire.until(lambda: len(wire.of_type(streaming, "message.delta")) > 30)
                 before = wire.place(streaming)
                 epoch_rev = (await wire.call("session/get", sessionId=streaming))["session"]["rev"]
+                seen = "".join(event["text"] for event in wire.of_type(streaming, "message.delta"))
+                # Writes are made in their order: with this one, all that was told before is stored, even on a disk that
+                # takes a second for it. What a kill costs of what was told later, the torture tests measure.
+                await wire.call("session/new", workspaceId=workspace)
                 server.signal(signal.SIGKILL)
                 await server.ended()
-                seen = "".join(event["text"] for event in wire.of_type(streaming, "message.delta"))
         async with spawn(bench.state_dir, "--test-hooks", "--model", model) as server:
             async with connect(server.ws, server.token) as wire:
                 for run_id in ("slow", "tool", "queued"):
@@ -118,8 +121,7 @@ async def test_what_kill_dash_nine_leaves_is_repaired_at_the_next_start(bench: H
                 messages = attached["snapshot"]["messages"]
                 assert shape(messages) == [("user", None), ("assistant", "interrupted")]
                 kept = messages[1]["parts"][0]["text"]
-                # At most the last 100 ms of what was seen is missing: ten pieces, and as many again for a slow machine.
-                assert len(seen) - len(kept) <= 20 * len("tok ") and kept == "tok " * (len(kept) // 4)
+                assert len(kept) >= len(seen) and kept == "tok " * (len(kept) // 4)
                 messages = await rows(wire, tooling)
                 assert shape(messages) == [
                     ("user", None),
