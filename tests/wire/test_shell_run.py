@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import trio
 
+from atrio_agent.lifetime import Deadlines
 from atrio_protocol.limits import MAX_COMMAND_CHARS
 from wire.client import Wire, connect
 from wire.conftest import LIMIT_S, Harness
@@ -35,9 +36,13 @@ def said(messages: list[Json]) -> str:
 
 
 async def running_pid(wire: Wire, session: str) -> int:
-    """Wait until the command has said who it is."""
-    said = await wire.until(lambda: "".join(event["text"] for event in wire.of_type(session, "tool.output")))
-    return int(said)
+    """Wait until the command has said who it is, in a line of its own."""
+
+    def said() -> str:
+        text = "".join(event["text"] for event in wire.of_type(session, "tool.output"))
+        return text if text.endswith("\n") else ""
+
+    return int(await wire.until(said))
 
 
 def group_is_gone(pid: int) -> bool:
@@ -143,7 +148,12 @@ async def test_without_the_scope_it_asks_and_whoever_may_answers(bench: Harness)
 
 
 @pytest.mark.parametrize("how", ["cancel", "delete", "close", "shutdown"])
-async def test_when_it_is_ended_every_process_of_it_is_gone_before_its_terminal(bench: Harness, how: str) -> None:
+async def test_when_it_is_ended_every_process_of_it_is_gone_before_its_terminal(
+    bench: Harness, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A command that will not end takes half of the two seconds that a shutdown has for it. What is left after them is
+    # killed and not waited for, which a machine that stands still for the other half must not bring about here.
+    monkeypatch.setattr(Deadlines, "for_shutdown", Deadlines.for_one_workspace)
     async with (
         bench.serve(model=bench.script(*TURNS), keep_alive="clients") as running,
         bench.open(running) as (wire, workspace),

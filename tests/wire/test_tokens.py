@@ -32,6 +32,12 @@ UPGRADE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that the machine lets wait for a second is not a disk that does not answer."""
+    monkeypatch.setattr("atrio_server.token_watch.LOOK_S", LIMIT_S)
+
+
 async def works(running: Running, token: str) -> bool:
     """Whether a token opens the server, by HTTP and by WebSocket alike."""
     over_http = (await post(running.http, token, "ping")).status
@@ -130,6 +136,7 @@ async def test_a_request_by_http_that_waits_ends_with_its_token(bench: Harness) 
     async with bench.serve(model=bench.script(GATED)) as running, bench.open(running) as (owner, workspace):
         session = await new_session(owner, workspace)
         await owner.prompt(session, "gated", runId="one")
+        await owner.call("test/gates", wait="go")
         answers = []
 
         async def wait() -> None:
@@ -223,6 +230,7 @@ async def test_a_file_that_cannot_be_believed_takes_its_tokens_away_and_only_tho
                 assert code == 1008 and reason in reasons
             assert not await works(running, token)
             assert await owner.call("ping") == {}
+            await until(lambda: [line for line in log if line["event"] == "token file"])
             (problem,) = [line["problem"] for line in log if line["event"] == "token file"]
             assert str(path) in problem and ("delete it" in problem or "chmod 600" in problem)
             if path.is_dir():
