@@ -2,6 +2,7 @@
 
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -90,8 +91,11 @@ async def test_the_list_of_models_tells_sizes_prices_and_images_and_what_was_fou
         monkeypatch.setattr("atrio_agent.models.choose.LocalServers", partial(LocalServers, others=others))
         environ = {"ANTHROPIC_API_KEY": "key", "OLLAMA_HOST": "127.0.0.1:9"}
         async with bench.serve(model=None, environ=environ) as running, bench.open(running) as (wire, _):
-            await running.server.models.search()
-            models = {model["modelId"]: model for model in (await wire.call("model/list"))["models"]}
+            models: dict[str, Any] = {}
+            # A search ends after 300 ms, and the machine may have stood still in them.
+            while "local/qwen" not in models:
+                await running.server.models.search()
+                models = {model["modelId"]: model for model in (await wire.call("model/list"))["models"]}
 
     first = models["anthropic/claude-sonnet-5-5"]
     assert (first["default"], first["reason"]) == (True, "ANTHROPIC_API_KEY is set.")

@@ -170,13 +170,13 @@ async def test_waiting_from_elsewhere_and_after_a_reconnect_gives_the_same_run(b
     async with bench.serve(model=bench.script(GATED)) as running, bench.open(running) as (wire, workspace):
         session = await new_session(wire, workspace)
         await wire.prompt(session, "gated", runId="one")
+        await wire.call("test/gates", wait="go")
         async with connect(running.ws, running.token) as other:
             as_it_stands = (await other.call("run/wait", runId="one", timeoutMs=0))["run"]
             assert as_it_stands["state"] == "running"
             await other.send("run/wait", runId="one")
         async with connect(running.ws, running.token) as again:
             waiting = await again.send("run/wait", runId="one")
-            await wire.call("test/gates", wait="go")
             await wire.call("test/release", gate="go")
             waited = (await again.reply(waiting))["run"]
             assert waited == await wire.completed(session, "one")
