@@ -22,6 +22,12 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a server ended is known however long it takes to be gone once its output is closed."""
+    monkeypatch.setattr("atrio_agent.mcp.process._SETTLE_S", 30.0)
+
+
 async def test_tools_of_a_server_are_offered_and_called_in_the_workspace(root: Path) -> None:
     async with servers(root, naughty(name="docs")) as rig:
         await rig.state("ready")

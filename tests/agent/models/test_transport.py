@@ -12,7 +12,7 @@ from atrio_agent.models.transport import FastTransport, StreamedBody
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-MOST_S = 20
+MOST_S = 60
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
 

@@ -1,5 +1,6 @@
 """Commands as processes: what they get, what is kept of what they say, and that nothing outlives them."""
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable, Mapping
@@ -75,11 +76,11 @@ async def test_a_command_has_no_terminal_no_input_and_a_session_of_its_own(rig: 
 
 async def test_a_command_has_no_open_file_of_ours(rig: Rig, tmp_path: Path) -> None:
     with (tmp_path / "open").open("w") as file:
-        os.dup2(file.fileno(), 63, inheritable=True)  # as careless as a library can be
+        careless = fcntl.fcntl(file, fcntl.F_DUPFD, 63)  # to be inherited: as a library may open it
         try:
             await rig("for fd in /proc/$$/fd/*; do echo ${fd##*/}; done; umask")
         finally:
-            os.close(63)
+            os.close(careless)
     *open_files, umask = rig.capture.text().splitlines()
     assert {int(fd) for fd in open_files} <= {0, 1, 2, 3, 255}  # two are the shell's own
     assert int(umask, 8) & 0o022 == 0o022
