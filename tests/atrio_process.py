@@ -1,5 +1,6 @@
 """`atrio` as its users have it: in a process of its own, with an environment of its own."""
 
+import codecs
 import os
 import signal
 import subprocess
@@ -42,7 +43,7 @@ class Atrio:
             "NO_COLOR": "1",
         }
 
-    async def __call__(self, *words: str, stdin: bytes | None = None, within_s: float = 30, **environ: str) -> Done:
+    async def __call__(self, *words: str, stdin: bytes | None = None, within_s: float = 60, **environ: str) -> Done:
         """Run a command to its end. Without ``stdin`` there is none (``/dev/null``)."""
         with trio.fail_after(within_s):
             process = await trio.run_process(
@@ -90,7 +91,9 @@ class Started:
     process: trio.Process
     out: str = ""
     err: str = ""
-    _lines: list[str] = field(default_factory=list[str])
+    # A read may end within a character.
+    _out: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8"))
+    _err: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8"))
 
     async def read_out(self, until: str) -> None:
         """Read stdout until it has this in it."""
@@ -98,7 +101,7 @@ class Started:
         while until not in self.out:
             data = await self.process.stdout.receive_some()
             assert data, f"stdout ended: {self.out!r} {self.err!r}"
-            self.out += data.decode()
+            self.out += self._out.decode(data)
 
     async def read_err(self, until: str) -> None:
         """Read stderr until it has this in it."""
@@ -106,7 +109,7 @@ class Started:
         while until not in self.err:
             data = await self.process.stderr.receive_some()
             assert data, f"stderr ended: {self.err!r}"
-            self.err += data.decode()
+            self.err += self._err.decode(data)
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -124,7 +127,7 @@ class Started:
             nursery.start_soon(drain, self.process.stdout, out)
             nursery.start_soon(drain, self.process.stderr, err)
         code = await self.process.wait()
-        return Done(code, self.out + out.decode(), self.err + err.decode())
+        return Done(code, self.out + self._out.decode(out), self.err + self._err.decode(err))
 
 
 @asynccontextmanager

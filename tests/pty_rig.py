@@ -5,6 +5,7 @@ that no control code gets past the tests unseen. Waits are for text on the
 screen, never for time.
 """
 
+import codecs
 import fcntl
 import os
 import re
@@ -18,7 +19,7 @@ from rich.cells import cell_len
 
 from atrio_process import COMMAND, Atrio
 
-__all__ = ["Seat", "Shown", "on_terminal"]
+__all__ = ["Seat", "Shown", "all_shown", "on_terminal"]
 
 _PIECE = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|(\r|\n)|([^\x1b\r\n]+)")
 
@@ -100,10 +101,13 @@ class Shown:
 class Seat:
     """Somebody in front of a terminal."""
 
-    def __init__(self, process: trio.Process, fd: int, shown: Shown) -> None:
+    def __init__(self, process: trio.Process, fd: int, shown: Shown, usual_mode: int) -> None:
         self.process = process
         self.shown = shown
+        self.usual_mode = usual_mode
+        """The `mode` before the command had the terminal."""
         self._fd = fd
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
 
     async def see(self, wanted: str | Callable[[str], bool]) -> str:
         """Wait until this is on the screen (or was), and give all that is."""
@@ -117,7 +121,7 @@ class Seat:
 
     def mode(self) -> int:
         """The flags of the terminal that say whether lines are edited and echoed."""
-        return int(termios.tcgetattr(self._fd)[3])
+        return _mode_of(self._fd)
 
     def resize(self, columns: int, lines: int) -> None:
         """Give the terminal another size. What it shows is not reflowed here."""
@@ -136,8 +140,23 @@ class Seat:
             data = os.read(self._fd, 65_536)
         except OSError:  # nobody has the other end any more
             return False
-        self.shown.feed(data.decode(errors="replace"))
+        self.shown.feed(self._decoder.decode(data))
         return bool(data)
+
+
+def _mode_of(fd: int) -> int:
+    return int(termios.tcgetattr(fd)[3])
+
+
+def all_shown(fd: int) -> str:
+    """All that has been written to a terminal that nobody has open any more; the system hands it over in pieces."""
+    shown = b""
+    try:
+        while data := os.read(fd, 65_536):
+            shown += data
+    except OSError:  # that was all
+        pass
+    return shown.decode()
 
 
 @asynccontextmanager
@@ -147,6 +166,7 @@ async def on_terminal(
     """Run a command on a terminal of its own; whatever is left of it at the end is killed."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    usual_mode = _mode_of(theirs)
     # The terminal becomes the one of a session of its own, as it is for a shell's job in the foreground.
     script = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
     process = await trio.lowlevel.open_process(
@@ -162,7 +182,7 @@ async def on_terminal(
     try:
         with trio.fail_after(within_s):
             await trio.lowlevel.checkpoint()
-            yield Seat(process, ours, Shown(columns, lines))
+            yield Seat(process, ours, Shown(columns, lines), usual_mode)
     finally:
         process.kill()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):

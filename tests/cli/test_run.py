@@ -21,6 +21,7 @@ from atrio_server.cli.running import Order, follow_order
 from atrio_server.client import ServerGone, open_client
 from atrio_server.client.nursery import open_plain_nursery
 from fake_server import TOKEN, FakeServer, FakeSession, RpcError, begin, end, run_json, say_pong, session_json, stall
+from pty_rig import all_shown
 
 Json = dict[str, Any]
 
@@ -481,10 +482,10 @@ async def test_on_a_terminal_control_characters_are_made_visible(atrio: Atrio) -
                     cwd=atrio.directory,
                     env=atrio.environ,
                 )
-        shown = os.read(ours, 10_000).decode()
     finally:
-        os.close(ours)
         os.close(theirs)
+        shown = all_shown(ours)
+        os.close(ours)
     assert "clear \N{REPLACEMENT CHARACTER}[2J the screen" in shown
     assert "\x1b" not in shown
 
@@ -504,10 +505,10 @@ async def test_sessions_are_a_table_for_people_and_lines_for_programs(atrio: Atr
                     cwd=atrio.directory,
                     env=atrio.environ | {"COLUMNS": "120", "TERM": "dumb"},
                 )
-        shown = os.read(ours, 10_000).decode()
     finally:
-        os.close(ours)
         os.close(theirs)
+        shown = all_shown(ours)
+        os.close(ours)
     assert piped.out == "s1\t2026-11-20T09:30:00.000Z\tidle\ttwo lines \x1b[0m\n"
     assert "SESSION" in shown
     assert "two lines \N{REPLACEMENT CHARACTER}[0m" in shown

@@ -137,13 +137,12 @@ async def test_ctrl_c_at_a_question_cancels_the_run_and_leaves_the_terminal_as_i
     server.on_prompt = ask
     taken = take_answers(server)
     async with serving(atrio, server), on_terminal(atrio, "run", "-s", "s1", "change it") as seat:
-        before = seat.mode()
         await seat.see("[n]o")
-        assert seat.mode() != before
+        assert seat.mode() != seat.usual_mode
         seat.type("\x03")
         await seat.see("the run was cancelled")
         assert await seat.end() == 130
-        assert seat.mode() == before
+        assert seat.mode() == seat.usual_mode
     assert taken == []
     assert any(method == "session/cancel" for method, _ in server.asked)
 
