@@ -57,7 +57,7 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
         assert Path(ready["tokenFile"]).read_text().strip()
         yield first.state_dir
         server.terminate()
-        assert server.wait(timeout=15) == 0
+        assert server.wait(timeout=60) == 0
         assert server.stdout.read() == ""
 
 
@@ -151,8 +151,11 @@ async def test_a_run_that_is_left_is_waited_for_cancelled_and_watched_by_others(
     assert (too_soon.code, too_soon.out) == (3, "")
     assert "it goes on" in too_soon.err
 
-    async with atrio.started("tail", session_id) as text, atrio.started("tail", session_id, "--json") as lines:
+    # After an epoch that is gone, the JSON begins with how things stand: so one sees that it is being read.
+    as_json = ("tail", session_id, "--json", "--after", "gone:0")
+    async with atrio.started("tail", session_id) as text, atrio.started(*as_json) as lines:
         await text.read_out("before ")
+        await lines.read_out("\n")
         async with atrio.started("wait", "last") as waiting:
             await trio.lowlevel.checkpoint()
             cancelled = await atrio("cancel", session_id, "--run", run_id)
@@ -255,6 +258,7 @@ async def test_another_runs_failure_is_not_ours(atrio: Atrio, state_dir: Path) -
     assert (await atrio("run", "--no-wait", "hold it")).code == 0
     async with connected(state_dir) as client, atrio.started("run", "-c", "hello") as ours:
         await ours.read_err("waiting for 1 other run")
+        await client.call("test/gates", methods.GatesParams(wait="go"))  # accepted first, it may get there last
         await client.call("test/release", methods.ReleaseParams(gate="go"))
         done = await ours.end()
     assert (done.code, done.out) == (0, "you said: hello\n")
@@ -316,13 +320,15 @@ async def test_connections_that_break_at_any_byte_lose_and_repeat_nothing(
                     apply_event(state, item)  # refuses a gap and a repeat
                     if isinstance(item, RunCompleted):
                         break
-        stored = await client.call("session/messages", methods.MessagesParams(session_id=session_id))
+        of_session = methods.MessagesParams(session_id=session_id)
+        while dials == 1:  # where the machine stood still the text came in few pieces: too short for the longest cut
+            await client.call("session/messages", of_session)
+        stored = await client.call("session/messages", of_session)
         runs = await client.call("run/list", methods.RunListParams(session_id=session_id))
     assert state is not None
     assert [message.parts for message in state.messages] == [message.parts for message in stored.messages]
     assert runs.runs[0].text == "tok " * 50
     assert len(runs.runs) == 1
-    assert dials > 1
 
 
 async def test_a_workspace_is_read_across_reconnects_and_claimed_by_its_reader(atrio: Atrio, state_dir: Path) -> None:
