@@ -16,7 +16,7 @@ from atrio_server.config.user import server_config
 from atrio_server.listen import BindRefused, ListenError
 from atrio_server.service import open_service
 from attack.rig import in_turns
-from door_rig import KEY, Answer, DoorClient, parse_answer, read_answer
+from door_rig import KEY, Answer, DoorClient, parse_answer, read_answer, until
 from wire.conftest import Harness
 from wire.process import spawn
 from wire.steps import PLAIN
@@ -269,7 +269,7 @@ async def test_nobody_gets_in_who_is_not_right_in_everything(bench: Harness) -> 
             )
         await matrix.ask_all()
         assert matrix.wrong[:5] == []
-        assert running.server.connections == {}
+        await until(lambda: not running.server.connections)  # those that left are seen to be gone
     assert matrix.asked > 1000
 
 

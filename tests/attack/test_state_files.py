@@ -54,7 +54,10 @@ def open_to_others(directory: Path) -> list[str]:
     """What in a directory is not for its owner alone: 0700 for directories, 0600 for files."""
     found: list[str] = []
     for path in [directory, *directory.rglob("*")]:
-        info = path.lstat()
+        try:
+            info = path.lstat()
+        except FileNotFoundError:
+            continue  # it was there for a moment only
         wanted = 0o700 if stat.S_ISDIR(info.st_mode) else 0o600
         if stat.S_IMODE(info.st_mode) != wanted:
             found.append(f"{path.relative_to(directory)}: {stat.filemode(info.st_mode)}")
