@@ -1,6 +1,7 @@
 """A disk that is full, and has room again: what is refused, what is kept, and that nothing acknowledged is lost."""
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -16,7 +17,8 @@ from atrio_server.workspace import NOT_STORED, STORED_AGAIN
 from fault_rig import FILE_LIMITED, Disk, LimitedDisk, limit, small_disk
 from wire.client import Wire, connect
 from wire.conftest import Harness
-from wire.process import SOURCES, spawn
+from wire.http import http
+from wire.process import SOURCES, Process, spawn
 from wire.questions import asking, shell
 from wire.steps import GATED, PLAIN, new_session, rows, terminals
 
@@ -60,6 +62,14 @@ async def text_of(wire: Wire, session: str, run_id: str) -> str:
     """What a run's assistant said, as lists show it."""
     found = [row for row in await rows(wire, session) if row.get("runId") == run_id and row["role"] == "assistant"]
     return "".join(part["text"] for row in found for part in row["parts"] if part["type"] == "text")
+
+
+async def lines_lost(server: Process) -> bool:
+    """Whether the server knows of lines that the system has not written: its thread may be late."""
+    answer = await http(server.http, "GET", "/metrics", headers={"Authorization": f"Bearer {server.token}"})
+    found = re.search(rb'^atrio_log_lines_dropped_total\{reason="unwritten"\} (\S+)', answer.body, re.MULTILINE)
+    assert found, answer
+    return float(found[1]) > 0
 
 
 @pytest.mark.scenario("D13")
@@ -227,6 +237,8 @@ async def test_a_log_that_cannot_be_written_costs_lines_and_says_so_later(bench:
                         session = await new_session(wire, await opened(wire, bench.directory))
                         await wire.prompt(session, "hi", runId=session)
                         await wire.completed(session, session)
+                while not await lines_lost(server):  # noqa: ASYNC110  nobody is told
+                    await trio.sleep(0.05)
             async with connect(server.ws, server.token):
                 pass
             while b"log lines dropped" not in log.read_bytes()[-4096:]:  # noqa: ASYNC110  a file has no events
