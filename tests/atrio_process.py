@@ -14,7 +14,10 @@ import trio
 
 from fake_server import TOKEN, FakeServer
 
-__all__ = ["COMMAND", "Atrio", "Done", "Started", "serving"]
+__all__ = ["COMMAND", "LIMIT_S", "Atrio", "Done", "Started", "serving"]
+
+LIMIT_S = 110
+"""How long a command may run beside others: some tests have a dozen of them, one after the other, on a busy machine."""
 
 COMMAND = (sys.executable, "-P", "-m", "atrio_server")
 
@@ -71,7 +74,7 @@ class Atrio:
             env=self.environ | environ,
         )
         try:
-            with trio.fail_after(60):
+            with trio.fail_after(LIMIT_S):
                 await trio.lowlevel.checkpoint()
                 yield Started(process)
         finally:
@@ -133,7 +136,7 @@ class Started:
 @asynccontextmanager
 async def serving(atrio: Atrio, server: FakeServer) -> AsyncGenerator[FakeServer]:
     """A fake server that every command of this test talks to."""
-    with trio.fail_after(90):
+    with trio.fail_after(LIMIT_S):
         async with server.serving_tcp() as url:
             atrio.environ |= {"ATRIO_SERVER": url, "ATRIO_TOKEN": TOKEN}
             yield server

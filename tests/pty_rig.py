@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 import trio
 from rich.cells import cell_len
 
-from atrio_process import COMMAND, Atrio
+from atrio_process import COMMAND, LIMIT_S, Atrio
 
 __all__ = ["Seat", "Shown", "all_shown", "on_terminal"]
 
@@ -161,7 +161,7 @@ def all_shown(fd: int) -> str:
 
 @asynccontextmanager
 async def on_terminal(
-    atrio: Atrio, *words: str, columns: int = 80, lines: int = 24, within_s: float = 60, **environ: str
+    atrio: Atrio, *words: str, columns: int = 80, lines: int = 24, within_s: float = LIMIT_S, **environ: str
 ) -> AsyncGenerator[Seat]:
     """Run a command on a terminal of its own; whatever is left of it at the end is killed."""
     ours, theirs = os.openpty()

@@ -16,7 +16,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from atrio_process import COMMAND, Atrio, Done
+from atrio_process import COMMAND, LIMIT_S, Atrio, Done
 from atrio_protocol import methods
 from atrio_protocol.content import TextBlock
 from atrio_protocol.errors import WorkspaceNotFound
@@ -248,7 +248,7 @@ async def connected(state_dir: Path, **more: Any) -> AsyncGenerator[Client]:
     """A client of this process."""
     record = json.loads((state_dir / "server.json").read_text())
     token = (state_dir / "token").read_text().strip()
-    with trio.fail_after(60):
+    with trio.fail_after(LIMIT_S):
         async with open_client(record["ws"], token, client_name="test", **more) as client:
             yield client
 
