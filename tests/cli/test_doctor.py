@@ -37,7 +37,7 @@ def written(path: Path, text: str, mode: int = 0o600) -> Path:
 
 async def looked(atrio: Atrio, *words: str, **environ: str) -> tuple[int, dict[str, dict[str, Any]]]:
     """The exit code, and what was found by name."""
-    done = await atrio("doctor", "--json", *words, within_s=60, **environ)
+    done = await atrio("doctor", "--json", *words, stdin=None, within_s=60, **environ)
     found = {row["name"]: row for row in map(json.loads, done.out.splitlines())}
     assert all(("fix" in row) == (row["state"] != "ok") for row in found.values())
     return done.code, found
