@@ -162,7 +162,7 @@ def text_of(found: Message | None) -> str:
 
 async def stored(store: Store, session_id: str = "s1") -> tuple[Message, ...]:
     """All messages of a session, oldest first."""
-    page = await store.messages(session_id, before=None, limit=1_000, max_bytes=2**40)
+    page = await store.messages(session_id, before=None, limit=2**40, max_bytes=2**40)
     assert not page.more
     return page.messages
 
