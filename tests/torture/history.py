@@ -14,13 +14,14 @@ on the same machine shares), and the rest by its kind:
     events    conn, of, thing, epoch, events    a frame of events, of a session or a workspace
     detached  conn, of, thing, reason
     closed    conn, code                    the connection is over, on whichever side
-    stall     s                             the machine stood still for so long until now
+    stall     s                             the machine, or its disk, stood still for so long until now
 
 A request over HTTP is a connection of its own with one request. Nothing here
 judges; nothing is left out or made up.
 """
 
 import json
+import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ PROBE_S = 0.01
 
 STALL_S = 0.02
 """Later than this is a stall."""
+
+DISK_PROBE_S = 0.05
+SLOW_DISK_S = 0.05
+"""The same for the disk, and for a byte that is written through to it."""
 
 
 class History:
@@ -57,14 +62,27 @@ class History:
         self._conns += 1
         return f"{name}-{self._conns}"
 
-    async def watch_stalls(self) -> None:
-        """Note when the machine stands still. Runs as a task until cancelled."""
+    async def watch_stalls(self, directory: Path) -> None:
+        """Note when the machine stands still, or the disk that this directory is on. Runs as a task until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_disk, directory / "disk-probe")
+            while True:
+                before = time.monotonic()
+                await trio.sleep(PROBE_S)
+                late_s = time.monotonic() - before - PROBE_S
+                if late_s > STALL_S:
+                    self.note("stall", s=round(late_s, 3))
+
+    async def _watch_disk(self, path: Path) -> None:
+        limiter = trio.CapacityLimiter(1)
         while True:
-            before = time.monotonic()
-            await trio.sleep(PROBE_S)
-            late_s = time.monotonic() - before - PROBE_S
-            if late_s > STALL_S:
+            place, before = len(self.entries), time.monotonic()
+            await trio.to_thread.run_sync(_write_through, path, limiter=limiter)
+            noted_s = sum(entry["s"] for entry in self.entries[place:] if entry["what"] == "stall")
+            late_s = time.monotonic() - before - noted_s
+            if late_s > SLOW_DISK_S:
                 self.note("stall", s=round(late_s, 3))
+            await trio.sleep(DISK_PROBE_S)
 
     def save(self, path: Path) -> None:
         """Write it into a file, an entry a line."""
@@ -86,3 +104,13 @@ class History:
             self.save(path)
             exc.add_note(f"seed {self.seed}; the history of {len(self.entries)} entries is in {path}")
             raise
+
+
+def _write_through(path: Path) -> None:
+    """Make a file a byte longer, on the disk itself: what a commit waits for."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(file, b"x")
+        os.fdatasync(file)
+    finally:
+        os.close(file)

@@ -9,6 +9,7 @@ comes of it.
 import random
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import trio
@@ -83,7 +84,7 @@ class Load:
     async def run(self, clients: int, *, pause_s: float = 0.01) -> None:
         """Let so many clients work until the server is gone or this is cancelled. The first makes the sessions."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.history.watch_stalls)
+            nursery.start_soon(self.history.watch_stalls, Path(self.directories[0]).parent)
             async with trio.open_nursery() as working:
                 for number in range(clients):
                     working.start_soon(self._client, f"c{number}", pause_s)

@@ -156,7 +156,7 @@ async def crash(rig: Rig) -> None:
         await a.prompt(talking, "slow", runId="talking")
         await a.until(lambda: (talking, "message.delta") in a.types)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.history.watch_stalls)
+            nursery.start_soon(rig.history.watch_stalls, rig.root)
             await told_without_a_stall(rig)
             place = a.places[session]
             await server.kill()
