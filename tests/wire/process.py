@@ -57,7 +57,7 @@ async def spawn(
         )
     assert process.stdout is not None
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):  # ten may start side by side
             line = b""
             while not line.endswith(b"\n"):
                 piece = await process.stdout.receive_some()
