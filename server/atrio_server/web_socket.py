@@ -92,6 +92,7 @@ class BoundedWebSocket(WebSocketConnection):
         self._guarded = stream
         self._too_big = f"a message may have {max_message_bytes} bytes"
         self._size_limit = _SizeLimit(max_message_bytes)
+        self._text_parts: list[str] = []
         self._loose_parts = 0
         self._unread: deque[int] = deque()
         self._unread_bytes = 0
@@ -195,24 +196,27 @@ class BoundedWebSocket(WebSocketConnection):
         reading, and so answering pings, at the second message. May go when it has a
         queue that is bounded by bytes.
         """
-        if self._close_reason is not None:
+        if self.closed is not None:
             return  # we have said goodbye; what still comes is dropped
+        if isinstance(event, BytesMessage):
+            # Whoever takes messages closes at the first binary one; its bytes are neither waited for nor kept.
+            await self._hand_over(b"", MESSAGE_COST_BYTES)
+            return
         data = event.data
-        self._message_size += len(data.encode()) if isinstance(data, str) and not data.isascii() else len(data)
+        self._message_size += len(data) if data.isascii() else len(data.encode())
         if data:
-            self._message_parts.append(data if isinstance(data, str) else bytes(data))
+            self._text_parts.append(data)
             self._loose_parts += 1
         if event.message_finished or self._loose_parts == LOOSE_PARTS:
             # What was joined before stays as it is, or a long message would be copied a thousand times.
-            loose = self._message_parts[-self._loose_parts :] if self._loose_parts else []
-            del self._message_parts[len(self._message_parts) - self._loose_parts :]
-            self._message_parts.append(_joined(event, loose))
+            joined = len(self._text_parts) - self._loose_parts
+            self._text_parts[joined:] = ["".join(self._text_parts[joined:])]
             self._loose_parts = 0
         if event.message_finished:
-            message = _joined(event, self._message_parts)
+            message = "".join(self._text_parts)
             size = self._message_size + MESSAGE_COST_BYTES
             self._message_size = 0
-            self._message_parts = []
+            self._text_parts = []
             await self._hand_over(message, size)
 
     async def _hand_over(self, message: str | bytes, size: int) -> None:
@@ -222,7 +226,7 @@ class BoundedWebSocket(WebSocketConnection):
             await self._send_channel.send(message)
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             return  # nobody wants messages any more
-        while self._unread_bytes > READ_AHEAD_BYTES and self._close_reason is None:
+        while self._unread_bytes > READ_AHEAD_BYTES and self.closed is None:
             self._taken = trio.Event()
             await self._taken.wait()
 
@@ -230,12 +234,24 @@ class BoundedWebSocket(WebSocketConnection):
         """Answer a close frame, or a fault in what the peer sent.
 
         For a fault (1002, 1007, 1009) trio-websocket closes the stream without a close
-        frame, so that the peer sees 1006. May go when it sends one.
+        frame, so that the peer sees 1006; it also closes it over a close frame of our
+        own that is still to be written. May go when it sends the one and waits for the other.
         """
         if self._wsproto.state is ConnectionState.OPEN and self._close_reason is None:
             await self._fail(event.code, self._too_big if event.code == Code.MESSAGE_TOO_BIG else event.reason or "")
+        elif self._wsproto.state is ConnectionState.LOCAL_CLOSING:
+            await self._drop_the_rest()  # a fault behind our goodbye, which the peer is still to read
         else:
+            if self._wsproto.state is ConnectionState.CLOSED:
+                async with self._stream_lock:  # whoever writes our goodbye has it
+                    pass
             await super()._handle_close_connection_event(event)
+
+    async def _drop_the_rest(self) -> None:
+        """Read on without looking, until the peer ends or our own close has waited long enough."""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while await self._stream.receive_some(READ_BYTES):
+                pass
 
     async def _abort_web_socket(self) -> None:
         """Give up a connection that is broken; say so by 4408 where the peer took no bytes."""
@@ -245,7 +261,7 @@ class BoundedWebSocket(WebSocketConnection):
         await super()._abort_web_socket()
 
     async def _fail(self, code: int, reason: str) -> None:
-        self._message_parts = []
+        self._text_parts = []
         self._close_reason = CloseReason(code, reason)
         with suppress(ConnectionClosed):
             await self._send(CloseConnection(code=code, reason=reason))
@@ -286,9 +302,3 @@ async def open_web_socket(
     nursery.start_soon(web_socket.run)
     await web_socket.accept(subprotocol)
     return web_socket
-
-
-def _joined(event: BytesMessage | TextMessage, parts: list[str | bytes]) -> str | bytes:
-    if isinstance(event, TextMessage):
-        return "".join(part for part in parts if isinstance(part, str))
-    return b"".join(part for part in parts if isinstance(part, bytes))

@@ -115,6 +115,18 @@ async def test_only_the_fragments_of_one_message_are_added_up(door: DoorRig) -> 
                 assert len(await client.get_message()) == MAX_FRAME_BYTES - 1
 
 
+@pytest.mark.parametrize(
+    "data", [frame(BINARY, b"x", fin=False), b"\x82\xff" + (1 << 20).to_bytes(8, "big") + b"\0\0\0\0x"]
+)
+async def test_a_binary_message_is_known_by_its_first_bytes_and_not_kept(data: bytes) -> None:
+    sleeper = Sleeper()
+    async with open_door(serve_socket=sleeper) as door, door.raw_socket() as client:
+        sleeper.read.set()
+        await client.send_all(frame(TEXT, b"before") + data)
+        await until(lambda: len(sleeper.got) == 2)
+        assert sleeper.got == ["before", b""]
+
+
 async def test_empty_fragments_take_no_memory() -> None:
     sleeper = Sleeper()
     async with open_door(serve_socket=sleeper) as door, door.raw_socket() as client:
@@ -124,7 +136,7 @@ async def test_empty_fragments_take_no_memory() -> None:
                 await client.send_all(frame(MORE, b"", fin=False) * 1000)
             await client.send_all(frame(PING, b"done"))
             await client.receive_some()
-            assert len(sleeper.web_socket._message_parts) <= LOOSE_PARTS
+            assert len(sleeper.web_socket._text_parts) <= LOOSE_PARTS
             await client.send_all(frame(MORE, b"x", fin=False) * 20_000 + frame(MORE, b"y"))
             await client.send_all(frame(PING, b"done"))
             await client.receive_some()
