@@ -169,7 +169,7 @@ class Facts:
         self.runs: dict[str, RunFacts] = {}
         self.by_session: defaultdict[str, list[RunFacts]] = defaultdict(list)
         self.conns: dict[str, Json] = {}
-        self.closed: dict[str, tuple[int, int]] = {}
+        self.closed: dict[str, tuple[int, int, float]] = {}
         """Place and code of each connection's end."""
         self.stalls: list[tuple[float, float]] = []
         self.messages: dict[str, dict[str, Json]] = defaultdict(dict)
@@ -252,7 +252,7 @@ class _Reader:
         self.facts.life(entry["server"])
 
     def _closed(self, place: int, entry: Json) -> None:
-        self.facts.closed[entry["conn"]] = place, entry["code"]
+        self.facts.closed[entry["conn"]] = place, entry["code"], entry["at"]
         for key in [key for key in self.current if key[0] == entry["conn"]]:
             self.current.pop(key).over = place
 

@@ -59,6 +59,10 @@ class Log:
         """The events of these types."""
         return (item for item in self.items if item.type in types)
 
+    def is_whole(self, after: int, to: int) -> bool:
+        """Whether somebody got each event behind one place up to another."""
+        return not any(item.after_gap and after < item.first <= to for item in self.items)
+
 
 def logs_of(facts: Facts) -> list[Log]:
     """Put the streams together, and check that their readers agree."""

@@ -259,14 +259,19 @@ def again(run_id: str) -> Json:
     return {"sessionId": SESSION, "runId": run_id, "prompt": [{"type": "text", "text": f"do {run_id}"}]}
 
 
-def queue() -> Made:
+def queue(*, unseen_beginning: bool = False) -> Made:
     """A turn with a steer folded into it; an interrupt goes ahead of what waits, and ends the turn."""
     made = Made()
     made.start()
     made.open("a")
     made.attach("a")
     made.prompt("a", "r1", 1)
+    if unseen_beginning:
+        made.delivered("a")
     made.begin("r1")
+    if unseen_beginning:
+        made.log = []
+        made.attach("a")
     made.prompt("a", "r2", 2)
     made.prompt("a", "r3", 3, delivery="steer")
     made.runs["r3"] |= {"state": "running", "foldedInto": "r1"}

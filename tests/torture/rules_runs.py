@@ -233,7 +233,9 @@ def _check_folds(facts: Facts, log: Log, stories: dict[str, _Story]) -> None:
         main = stories.get(story.into)
         if story.run["delivery"] != "steer":
             facts.breaks("fold", f"{log.thing}: {run_id} was folded, and is a {story.run['delivery']}")
-        if main is None or story.end is None:
+        if main is None or story.completed is None or story.end is None:
+            continue
+        if not log.is_whole(main.accepted, max(story.completed, main.completed or 0)):
             continue
         if main.started is None or not main.started < story.folded < (main.completed or float("inf")):
             facts.breaks("fold", f"{log.thing}: {run_id} was folded into {story.into}, which did not run")
@@ -251,7 +253,7 @@ def _check_folded_in_time(facts: Facts, log: Log, stories: dict[str, _Story]) ->
     for run_id, story in stories.items():
         if story.into and story.end is None:
             main = stories.get(story.into)
-            if main is not None and main.end is not None:
+            if main is not None and main.completed is not None and log.is_whole(story.accepted, main.completed):
                 facts.breaks("one_terminal", f"{log.thing}: {run_id} has no end, though {story.into} has")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from torture.checker import RULES, check, require
 from torture.history import History
-from torture.made import SESSION, STORIES, again, stamp
+from torture.made import SESSION, STORIES, again, queue, stamp
 
 Json = dict[str, Any]
 Change = Callable[[list[Json]], object]
@@ -532,6 +532,20 @@ def test_text_that_a_stall_of_the_machine_cost_is_no_loss() -> None:
 def test_how_much_text_was_lost_is_measured() -> None:
     (lost_s,) = check(STORIES["crash"]().entries).losses_s
     assert 0.02 <= lost_s < 0.03
+
+
+def test_a_turn_may_begin_where_nobody_looked_and_be_folded_into() -> None:
+    made = queue(unseen_beginning=True)
+    assert "r1" not in [one["run"]["runId"] for one in events(made.entries, "a", "run.started")]
+    assert [str(one) for one in check(made.entries).broken] == []
+
+
+def test_a_shutdown_that_has_waited_for_an_end_long_enough_need_not_tell_it() -> None:
+    entries = copy.deepcopy(STORIES["stop"]().entries)
+    end_not_told(entries)
+    for late in entries[entries.index(entry(entries, "closed")) :]:
+        late["at"] += 4
+    assert [str(one) for one in check(entries).broken] == []
 
 
 def test_a_cancel_whose_answer_was_lost_may_have_cancelled() -> None:
