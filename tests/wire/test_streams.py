@@ -104,11 +104,10 @@ async def test_attaching_in_the_middle_of_deltas_gives_the_same_final_text(bench
         await wire.prompt(session, "go", runId="one")
         results: list[str] = []
 
-        async def attach_now(task_status: trio.TaskStatus[None]) -> None:
+        async def attach_now(attached: trio.Event) -> None:
             async with connect(running.ws, running.token) as late:
-                attached = await late.attach(session)
-                task_status.started()
-                state, _ = state_of(attached)
+                state, _ = state_of(await late.attach(session))
+                attached.set()
                 await late.completed(session, "one")
                 for event in numbered(late, session):
                     apply_event(state, decode_event(json.dumps(event).encode()))
@@ -117,7 +116,8 @@ async def test_attaching_in_the_middle_of_deltas_gives_the_same_final_text(bench
         async with trio.open_nursery() as nursery:
             for seen in range(20, 300, 40):
                 await wire.until(lambda seen=seen: len(covered(wire, session)) > seen)
-                await nursery.start(attach_now)
+                nursery.start_soon(attach_now, attached := trio.Event())
+                await attached.wait()
             await wire.call("test/gates", wait="end")
             await wire.call("test/release", gate="end")
         assert results == ["tok " * 300] * 7
