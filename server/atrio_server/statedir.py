@@ -13,6 +13,7 @@ that it names, so that what a killed server left behind misleads nobody.
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import secrets
 import shlex
@@ -47,8 +48,10 @@ LOCK_FILE: Final = "server.lock"
 SERVER_FILE: Final = "server.json"
 
 LOCK_TRIES: Final = 10
+LOOKED_AT_TRIES: Final = 250
 LOCK_PAUSE_S: Final = 0.02
-"""A command that looks whether the lock is free holds it for an instant; that must not stop a server."""
+"""A command that looks whether the lock is free shares it for an instant; that must not stop a server, which tries
+longer while nobody has the lock for himself."""
 
 
 class StateDirUnsafe(Exception):
@@ -173,15 +176,7 @@ async def open_state_dir(path: Path) -> AsyncGenerator[StateDir]:
     make_state_dir(path)
     lock = open_private(path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
     try:
-        for attempt in range(LOCK_TRIES):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if attempt + 1 == LOCK_TRIES:
-                    owner = _read_owner(lock)
-                    raise StateDirLocked(path, owner and owner.pid, owner and owner.http) from None
-            await trio.sleep(LOCK_PAUSE_S)
+        await _own(lock, path)
     except BaseException:
         os.close(lock)
         raise
@@ -231,13 +226,38 @@ def lock_holder(path: Path) -> LockHolder | None:
 def _holder(path: Path) -> LockHolder | None:
     lock = open_private(path / LOCK_FILE, os.O_RDWR)
     try:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not _is_owned(lock):
             return None
         owner = _read_owner(lock)
     finally:
         os.close(lock)
     return LockHolder(owner.pid if owner else None)
+
+
+async def _own(lock: int, path: Path) -> None:
+    for attempt in itertools.count(1):
+        if _flocked(lock, fcntl.LOCK_EX):
+            return
+        if attempt >= LOCK_TRIES and (attempt == LOOKED_AT_TRIES or _is_owned(lock)):
+            owner = _read_owner(lock)
+            raise StateDirLocked(path, owner and owner.pid, owner and owner.http)
+        await trio.sleep(LOCK_PAUSE_S)
+
+
+def _flocked(lock: int, how: int) -> bool:
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_owned(lock: int) -> bool:
+    """Whether somebody has the lock for himself, and is not just looking, as we do here for an instant."""
+    if not _flocked(lock, fcntl.LOCK_SH):
+        return True
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    return False
 
 
 def make_state_dir(path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from atrio_server.statedir import (
     LOCK_FILE,
@@ -167,14 +167,17 @@ async def test_a_record_that_names_another_process_is_not_believed(tmp_path: Pat
         assert running_server(tmp_path) is None
 
 
-async def test_a_command_that_looks_does_not_stop_a_server_that_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("looks_s", [0.0, 3.0])
+async def test_a_command_that_looks_does_not_stop_a_server_that_starts(
+    tmp_path: Path, looks_s: float, autojump_clock: MockClock
+) -> None:
     async with open_state_dir(tmp_path):
         pass
     lock = os.open(tmp_path / LOCK_FILE, os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_SH)
 
     async def look_away() -> None:
-        await wait_all_tasks_blocked()
+        await trio.sleep(looks_s)
         os.close(lock)
 
     with trio.fail_after(30):
@@ -182,3 +185,16 @@ async def test_a_command_that_looks_does_not_stop_a_server_that_starts(tmp_path:
             nursery.start_soon(look_away)
             async with open_state_dir(tmp_path):
                 pass
+
+
+async def test_a_lock_that_somebody_shares_for_good_is_given_up(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with open_state_dir(tmp_path):
+        pass
+    lock = os.open(tmp_path / LOCK_FILE, os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        with trio.fail_after(30), pytest.raises(StateDirLocked):
+            async with open_state_dir(tmp_path):
+                pass
+    finally:
+        os.close(lock)

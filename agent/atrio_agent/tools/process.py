@@ -9,6 +9,7 @@ outlives `run_command`, unless it hid from `orphans.Kin` or the deadline passed.
 It decides nothing about permission or time limits, and keeps no output.
 """
 
+import math
 import os
 import secrets
 import shutil
@@ -36,7 +37,7 @@ _QUIET: Final = {"TERM": "dumb", "PAGER": "cat", "GIT_PAGER": "cat", "GIT_TERMIN
 
 _READ_BYTES: Final = 64 * 1024
 _DRAIN_S: Final = 1.0
-"""How long the rest of the output may take when every process is gone."""
+"""How long the rest of the output may take when every process of a command that was given up is gone."""
 
 _LEAST_S: Final = 0.1
 """What it gets even if the time is over: the shell has been killed by then and only needs to be reaped."""
@@ -124,14 +125,16 @@ async def run_command(
         # Shielded: the output of processes that are being ended is output too.
         reading = trio.CancelScope(shield=True)
         nursery.start_soon(_read, process, sink, reading, drained, name="output")
+        drain_s = _DRAIN_S
         try:
             await process.wait()
+            drain_s = math.inf  # it ended by itself, so all that it said is wanted, also on a slow disk
         finally:
             by = ends_by() or trio.current_time() + CLOSE_S
             with trio.CancelScope(deadline=max(by, trio.current_time()) + _LEAST_S, shield=True):
                 left_running = await kin.end(by)
             now = trio.current_time()
-            with trio.CancelScope(deadline=max(now + _LEAST_S, min(by, now + _DRAIN_S)), shield=True):
+            with trio.CancelScope(deadline=max(now + _LEAST_S, min(by, now + drain_s)), shield=True):
                 await process.wait()
                 await drained.wait()
             reading.cancel()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from atrio_agent.tools import orphans
+from atrio_agent.tools import orphans, process
 from atrio_agent.tools.base import ToolFailed
 from atrio_agent.tools.capture import Capture
 from atrio_agent.tools.leftovers import end_leftovers
@@ -60,6 +60,21 @@ async def test_both_outputs_come_in_the_order_in_which_they_were_written(rig: Ri
     ended = await rig("echo one; echo two >&2; echo three; exit 7")
     assert rig.capture.text() == "one\ntwo\nthree\n"
     assert ended == Ended(7, 0)
+
+
+async def test_a_disk_that_stands_still_costs_a_command_that_ends_by_itself_none_of_its_output(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Capture.take
+
+    async def take_late(capture: Capture, data: bytes) -> None:
+        await trio.testing.wait_all_tasks_blocked(0.5)  # until nothing but this keeps the command from its end
+        await real(capture, data)
+
+    monkeypatch.setattr(Capture, "take", take_late)
+    monkeypatch.setattr(process, "_DRAIN_S", 0.0)
+    await rig("echo one; echo two")
+    assert rig.capture.text() == "one\ntwo\n"
 
 
 async def test_a_command_ended_by_a_signal_has_the_exit_status_of_a_shell(rig: Rig) -> None:
