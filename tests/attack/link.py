@@ -12,7 +12,7 @@ import trio
 from atrio_protocol.errors import ERRORS
 from door_rig import WAIT_S, DoorClient, frame
 
-__all__ = ["CLOSE_CODES", "Link", "check_answer", "open_link"]
+__all__ = ["CLOSE_CODES", "Link", "check_answer", "open_link", "read_answer"]
 
 Json = dict[str, Any]
 
@@ -82,7 +82,7 @@ class Link:
         if opcode == CLOSE:
             self.code = int.from_bytes(payload[:2], "big") if payload else 1005
         elif opcode == TEXT:
-            message = json.loads(payload, parse_int=_whole)
+            message = read_answer(payload)
             if "method" not in message:
                 self.wrong += check_answer(message)
                 self.answers.append(message)
@@ -120,9 +120,9 @@ def check_answer(message: Json) -> list[str]:
     return []
 
 
-def _whole(digits: str) -> int | str:
-    """A number; as it is written, where Python would not read so many digits. Ids come back as they were sent."""
-    return int(digits) if len(digits) < 4_000 else digits
+def read_answer(data: bytes) -> Json:
+    """An answer, whose id is what was sent: of a number that is too long for Python, the digits."""
+    return json.loads(data, parse_int=lambda digits: int(digits) if len(digits) < 4_000 else digits)
 
 
 def _same(one: Any, other: Any) -> bool:

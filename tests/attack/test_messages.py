@@ -1,13 +1,12 @@
 """What is said on a connection: messages of every method, spoilt, over WebSocket and HTTP, by the thousand."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from attack.link import CLOSE_CODES, Link, check_answer, open_link
+from attack.link import CLOSE_CODES, Link, check_answer, open_link, read_answer
 from attack.messages import Known, Said, spoilt_message
 from attack.rig import Victim, besieged, in_turns
 from scale import Scale
@@ -49,7 +48,7 @@ async def post(victim: Victim, said: Said) -> list[str]:
     answer = await victim.rpc(said.data)
     if answer.status not in {200, 204}:
         return [f"{answer.status}: {answer.body[:200]!r}"]
-    return check_answer(json.loads(answer.body)) if answer.body else []
+    return check_answer(read_answer(answer.body)) if answer.body else []
 
 
 @pytest.mark.scenario("E6", "E7")
