@@ -192,7 +192,7 @@ LINES = (
 @settings(max_examples=100)
 @given(
     files=st.lists(PATHS, min_size=1, max_size=12),
-    rules=st.dictionaries(st.one_of(st.just(""), PATHS), st.lists(LINES, max_size=5).map("\n".join), max_size=3),
+    rules=st.dictionaries(st.one_of(st.just("."), PATHS), st.lists(LINES, max_size=5).map("\n".join), max_size=3),
 )
 def test_a_walk_shows_the_files_that_git_would_add(files: list[str], rules: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
