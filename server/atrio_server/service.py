@@ -334,7 +334,8 @@ def run_server(config: ServerConfig) -> int:
         StateDirLocked, ListenError: It did not start.
     """
     hide_process()
-    return trio.run(_run_server, config)
+    # Ctrl-C before signals are heeded: it ends the start where that waits, not wherever some task happens to be.
+    return trio.run(_run_server, config, restrict_keyboard_interrupt_to_checkpoints=True)
 
 
 async def _run_server(config: ServerConfig) -> int:

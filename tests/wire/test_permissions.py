@@ -101,15 +101,16 @@ async def test_of_ten_answers_at_once_one_counts_and_all_are_told_the_same(bench
         told: list[Json] = []
         ready = trio.Event()
 
-        async def respond(number: int, task_status: trio.TaskStatus[None]) -> None:
+        async def respond(number: int, connected: trio.Event) -> None:
             async with connect(running.ws, running.token, name=f"client {number}") as one:
-                task_status.started()
+                connected.set()
                 await ready.wait()
                 told.append(await answer(one, permission, "reject_once" if number % 2 else "allow_once"))
 
         async with trio.open_nursery() as nursery:
             for number in range(10):
-                await nursery.start(respond, number)
+                nursery.start_soon(respond, number, connected := trio.Event())
+                await connected.wait()
             ready.set()
         assert sorted(one["resolved"] for one in told) == [False] * 9 + [True]
         (winner,) = [one for one in told if one["resolved"]]

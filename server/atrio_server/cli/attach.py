@@ -29,13 +29,12 @@ def attach(
     nothing: what runs goes on. Without a terminal, each line of standard input is
     a prompt, and the command ends when they have all been answered.
     """
-    import trio
-
     from atrio_server.cli.failure import Exit, Failure
+    from atrio_server.cli.on_trio import run_on_trio
     from atrio_server.cli.visit import Visit, visit
 
     if new and session != "last":
         raise Failure(Exit.USAGE, "--new and a session do not go together")
     if not 0 <= history <= 1000:
         raise Failure(Exit.USAGE, "--history takes a number from 0 to 1000")
-    return trio.run(visit, Visit(session=None if new else session, directory=directory, history=history), target)
+    return run_on_trio(visit, Visit(session=None if new else session, directory=directory, history=history), target)

@@ -37,13 +37,12 @@ def doctor(
     target: Target = OWN_SERVER,
 ) -> int:
     """Look at everything that Atrio stands on, and say how to mend what is wrong."""
-    import trio
-
     from atrio_server.cli.config import project_root
     from atrio_server.cli.failure import Exit
+    from atrio_server.cli.on_trio import run_on_trio
     from atrio_server.cli.output import say
 
-    findings = trio.run(_look, target, project_root(directory), offline, _show_json if json else _show)
+    findings = run_on_trio(_look, target, project_root(directory), offline, _show_json if json else _show)
     problems = sum(finding.state == "problem" for finding in findings)
     warnings = sum(finding.state == "warning" for finding in findings)
     if not json:

@@ -50,15 +50,14 @@ class Target:
 
     def with_client(self, work: "Callable[[Client], Awaitable[int]]") -> int:
         """Connect, do this, and return its exit code."""
-        import trio
-
         from atrio_server.cli.connect import open_connection
+        from atrio_server.cli.on_trio import run_on_trio
 
         async def main() -> int:
             async with open_connection(self) as client:
                 return await work(client)
 
-        return trio.run(main)
+        return run_on_trio(main)
 
 
 OWN_SERVER: Final = Target()

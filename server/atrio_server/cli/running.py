@@ -34,6 +34,7 @@ from atrio_server.cli.calls import begin_shell, begin_summary
 from atrio_server.cli.connect import find_session, newest_session, open_connection, open_workspace, real_directory
 from atrio_server.cli.failure import Exit, Failure, exit_of_run
 from atrio_server.cli.lines import JsonLines
+from atrio_server.cli.on_trio import run_on_trio
 from atrio_server.cli.options import Target
 from atrio_server.cli.output import print_result, say
 from atrio_server.cli.terminal.keys import Keyboard, open_keyboard
@@ -85,15 +86,15 @@ def carry_out(order: Order, target: Target, *, standalone: bool) -> int:
 
         check_writable(order.output)
     if not standalone:
-        return trio.run(follow_order, order, target, None)
+        return run_on_trio(follow_order, order, target, None)
     # The server of its own has the model as its default; asking for it again would need more rights.
     own = replace(order, model=None)
     if target.state_dir is not None:
-        return trio.run(follow_order, own, target, open_own_server(target.resolved_state_dir(), model=order.model))
+        return run_on_trio(follow_order, own, target, open_own_server(target.resolved_state_dir(), model=order.model))
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="atrio-", ignore_cleanup_errors=True) as directory:
-        return trio.run(follow_order, own, target, open_own_server(Path(directory).resolve(), model=order.model))
+        return run_on_trio(follow_order, own, target, open_own_server(Path(directory).resolve(), model=order.model))
 
 
 async def follow_order(order: Order, target: Target, own_server: AbstractAsyncContextManager[Found] | None) -> int:

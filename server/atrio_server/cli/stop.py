@@ -34,12 +34,12 @@ def stop(
     target: Target = OWN_SERVER,
 ) -> int:
     """End the server in order: what runs is cancelled and saved. Nothing that was acknowledged is lost."""
-    import trio
+    from atrio_server.cli.on_trio import run_on_trio
 
     async def main() -> int:
         return await stop_server(target, if_idle=if_idle)
 
-    return trio.run(main)
+    return run_on_trio(main)
 
 
 async def stop_server(target: Target, *, if_idle: bool) -> int:

@@ -165,6 +165,7 @@ def _have_them_looked_at(path: "Path") -> None:
     import trio
 
     from atrio_protocol.errors import WireError
+    from atrio_server.cli.on_trio import run_on_trio
     from atrio_server.client import ClientError, open_client
     from atrio_server.statedir import running_server
 
@@ -174,7 +175,7 @@ def _have_them_looked_at(path: "Path") -> None:
                 pass
 
     if server := running_server(path):
-        trio.run(knock, server.ws)
+        run_on_trio(knock, server.ws)
 
 
 def _made(state_dir: str | None) -> "Path":
