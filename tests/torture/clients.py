@@ -81,6 +81,7 @@ class Client:
         try:
             await self.ws.send_message(json.dumps(request))
         except ConnectionClosed as exc:
+            await self.closing()  # what had come before the close is read first
             raise Gone from exc
         return request["id"]
 
