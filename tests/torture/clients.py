@@ -8,7 +8,7 @@ does, from the history.
 import json
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import h11
@@ -78,12 +78,11 @@ class Client:
         request = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
         self._asked[self._ids] = request
         self.history.note("send", conn=self.conn, id=self._ids, method=method, params=params)
-        try:
+        with suppress(ConnectionClosed):
             await self.ws.send_message(json.dumps(request))
-        except ConnectionClosed as exc:
-            await self.closing()  # what had come before the close is read first
-            raise Gone from exc
-        return request["id"]
+            return request["id"]
+        await self.closing()  # what had come before the close is read first
+        raise Gone
 
     async def answer(self, request_id: int) -> Json:
         """Wait for the answer to a request: an object with ``result`` or ``error``.

@@ -7,7 +7,7 @@ else. Commands that heed signals themselves are not touched by it.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple
 
 __all__ = ["run_on_trio"]
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-def run_on_trio(work: Callable[[Unpack[Ts]], Awaitable[T]], *args: Unpack[Ts]) -> T:
+def run_on_trio(work: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
     """Do this on Trio and return what it returns.
 
     Raises:
