@@ -29,6 +29,9 @@ SLACK_S = 0.100
 GIVEN_UP_S = 4.0
 """A shutdown waits so long for runs to end. Those that cannot are saved, and nobody is told any more."""
 
+LATE_S = 0.5
+"""A reader that stood still for so long between the signal and its close may be cut off: nobody waits for it longer."""
+
 STALL_WINDOW_S = 1.0
 """Stalls of the machine count that ended at most so long before the kill, or after it."""
 
@@ -116,8 +119,9 @@ def _check_drained(facts: Facts, logs: list[Log], life: Life) -> None:
             if not reading.reads or reading.left or reading.over is None or reading.over < (life.asked or 0):
                 continue
             place, code, closed_at = facts.closed.get(reading.conn, (0, 0, 0.0))
-            if code == 1000:
-                continue  # it left by itself
+            stood_still_s = sum(s for at, s in facts.stalls if life.asked_at < at <= closed_at)
+            if code == 1000 or stood_still_s > LATE_S:
+                continue  # it left by itself, or the machine stood in its way
             if place > (life.asked or 0) and code != 1001:
                 facts.breaks("drained", f"{reading.conn} was closed with {code}")
             shot = reading.snapshot or {"runs": []}

@@ -540,6 +540,15 @@ def test_a_turn_may_begin_where_nobody_looked_and_be_folded_into() -> None:
     assert [str(one) for one in check(made.entries).broken] == []
 
 
+def test_who_stood_still_at_a_shutdown_may_be_cut_off() -> None:
+    entries = copy.deepcopy(STORIES["stop"]().entries)
+    end_not_told(entries)
+    closed_without_a_word(entries)
+    closed = entry(entries, "closed", conn="a")
+    entries.insert(entries.index(closed), {"what": "stall", "at": closed["at"], "s": 0.6})
+    assert [str(one) for one in check(entries).broken] == []
+
+
 def test_a_shutdown_that_has_waited_for_an_end_long_enough_need_not_tell_it() -> None:
     entries = copy.deepcopy(STORIES["stop"]().entries)
     end_not_told(entries)

@@ -21,7 +21,7 @@ from torture.load import TURNS, Load
 from torture.progress import Progress
 from torture.rig import WAIT_S, Rig, ServerProcess, open_session
 
-SIDE_BY_SIDE = 10
+SIDE_BY_SIDE = 5
 CLIENTS = 3
 FLOOD = {"match": "^flood", "responses": [[{"say": "0123456789abcdef" * 1024, "times": 400, "delayMs": 1}]]}
 
